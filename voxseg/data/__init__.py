@@ -1,0 +1,1 @@
+"""Volumes, geometry, label tables and generated scans."""

@@ -1,0 +1,1 @@
+"""Steerable maths on tensors."""
