@@ -1,0 +1,130 @@
+"""What a generated scan looks like: tissue intensities, texture, shading, noise, air and resolution."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from voxseg.data._spatial import uniform
+
+WHITE = 255.0
+"""Top of the intensity scale on which the T1 prior is given."""
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """Intensities of each row of the label table.
+
+    Attributes:
+        mean: float32 [R]; 0 for air.
+        deviation: float32 [R]; 0 for air.
+        texture: how the deviation is shared out among fine to coarse texture, float32 [S, R], squares sum to 1.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    texture: Tensor
+
+
+@dataclass(frozen=True)
+class Shading:
+    """A smooth positive gain: the exponential of a few cosine waves over the head.
+
+    Attributes:
+        waves: wave vectors per map voxel, [K, 3].
+        phases: [K].
+        amplitudes: [K], of the logarithm.
+    """
+
+    waves: Tensor
+    phases: Tensor
+    amplitudes: Tensor
+
+    def at(self, position: Tensor) -> Tensor:
+        """The gain [N] at map coordinates [N, 3]."""
+        angle = position @ self.waves.T.to(position) + self.phases.to(position)
+        return (angle.cos() @ self.amplitudes.to(position)).exp()
+
+
+def smooth3(volume: Tensor, sigma: float) -> Tensor:
+    """Blur [X, Y, Z] by `sigma` voxels with the three-tap kernel of that variance, repeated where it is wide."""
+    passes = max(1, math.ceil(sigma**2 / 0.5))
+    side = sigma**2 / passes / 2
+    for _ in range(passes):
+        for axis in range(3):
+            n = volume.shape[axis]
+            if n < 2:
+                continue
+            result = volume * (1 - 2 * side)
+            result.narrow(axis, 1, n - 1).add_(volume.narrow(axis, 0, n - 1), alpha=side)
+            result.narrow(axis, 0, n - 1).add_(volume.narrow(axis, 1, n - 1), alpha=side)
+            result.narrow(axis, 0, 1).add_(volume.narrow(axis, 0, 1), alpha=side)
+            result.narrow(axis, n - 1, 1).add_(volume.narrow(axis, n - 1, 1), alpha=side)
+            volume = result
+    return volume
+
+
+def smooth_noise(shape: tuple[int, ...], scale: int, random: torch.Generator) -> Tensor:
+    """Noise of unit deviation and zero mean that is smooth over about `scale` voxels, [X, Y, Z]."""
+    nodes = [max(2, math.ceil(n / scale) + 1) for n in shape]
+    noise = torch.randn((1, 1, *nodes), generator=random, device=random.device)
+    if scale == 1:
+        return noise[0, 0, : shape[0], : shape[1], : shape[2]]
+    size = [(n - 1) * scale for n in nodes]
+    fine = F.interpolate(noise, size=size, mode="trilinear", align_corners=False)[0, 0]
+    # Linear interpolation averages neighbours: each axis leaves about 2/3 of the variance.
+    return fine[: shape[0], : shape[1], : shape[2]] * 1.5**1.5
+
+
+def low_resolution(scan: Tensor, axis: int, factor: float) -> Tensor:
+    """A scan [X, Y, Z] as if measured in slices `factor` voxels thick along one axis, interpolated back linearly."""
+    moved = scan.movedim(axis, -1)
+    shape = moved.shape
+    slices = max(2, round(shape[-1] / factor))
+    flat = moved.reshape(1, -1, shape[-1])
+    thick = F.interpolate(flat, size=slices, mode="area")
+    back = F.interpolate(thick, size=shape[-1], mode="linear", align_corners=False)
+    return back.reshape(shape).movedim(-1, axis)
+
+
+def draw_shading(random: torch.Generator, strength: float, spacing: Tensor) -> Shading:
+    """A gain whose logarithm has a deviation of up to `strength`; wavelengths of 120 to 600 mm."""
+    count = 4
+    direction = torch.randn(count, 3, generator=random)
+    direction = direction / direction.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    wavelength = 120 * 5 ** torch.rand(count, 1, generator=random)
+    waves = 2 * math.pi * direction / wavelength * spacing
+    phases = 2 * math.pi * torch.rand(count, generator=random)
+    amplitudes = torch.randn(count, generator=random).abs()
+    amplitudes = amplitudes / amplitudes.norm() * math.sqrt(2) * uniform(random, 0, strength)
+    return Shading(waves, phases, amplitudes)
+
+
+def draw_tissue(random: torch.Generator, prior: Tensor | None, classes: Tensor, spread: float, scales: int) -> Tissue:
+    """Intensities for one scan.
+
+    Args:
+        random: generator on the CPU.
+        prior: mean and deviation of the class mean and of the class deviation, [4, K], or None for any contrast.
+        classes: the class of each row of the label table, int64 [R] on the CPU; row 0 is air.
+        spread: multiplies the deviation of the class means of the prior.
+        scales: number of texture scales.
+    """
+    count = int(classes.max()) + 1
+    if prior is not None:
+        count = prior.shape[1]
+        mean = prior[0] + spread * prior[1] * torch.randn(count, generator=random)
+        deviation = (prior[2] + prior[3] * torch.randn(count, generator=random)).abs()
+    else:
+        mean = 10 + 230 * torch.rand(count, generator=random)
+        deviation = 2 + 22 * torch.rand(count, generator=random)
+    shares = torch.rand(scales, count, generator=random) + 0.05
+    shares[0] *= 0.6
+    shares = shares / shares.norm(dim=0)
+    mean, deviation, shares = mean.clamp_min(0)[classes], deviation[classes], shares[:, classes]
+    mean[0] = deviation[0] = 0
+    return Tissue(mean, deviation, shares)

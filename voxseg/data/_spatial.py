@@ -1,0 +1,90 @@
+"""Where a generated scan looks at the head: position, rotation, scale and smooth deformation of its sampling grid."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from voxseg.data.label_maps import HeadMap
+
+TETRAHEDRON = ((0.25, 0.25, 0.25), (0.25, -0.25, -0.25), (-0.25, 0.25, -0.25), (-0.25, -0.25, 0.25))
+"""Four points within a voxel, in voxels: the fewest that spread alike along the three axes."""
+
+DEFORMATION_NODES = 6
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A window of voxels laid into a head.
+
+    Attributes:
+        matrix: from window voxels (counted from its centre) to map voxels, float32 [3, 3] on the CPU.
+        centre: the window's centre in map voxels, float32 [3] on the CPU.
+        displacement: in map voxels on a coarse grid over the window, float32 [1, 3, n, n, n] on the CPU, or None.
+    """
+
+    matrix: Tensor
+    centre: Tensor
+    displacement: Tensor | None
+
+    def points(self, position: Tensor) -> Tensor:
+        """Map coordinates [N, 3] of window positions [N, 3] (voxels from the centre), deformation left out."""
+        return position @ self.matrix.T.to(position) + self.centre.to(position)
+
+
+def uniform(random: torch.Generator, low: float, high: float) -> float:
+    """One number, drawn uniformly."""
+    return low + (high - low) * float(torch.rand((), generator=random))
+
+
+def rotation_matrix(random: torch.Generator, degrees: float) -> Tensor:
+    """A rotation by a uniform angle of up to `degrees` about a uniform axis, float32 [3, 3] (Rodrigues' formula)."""
+    axis = torch.randn(3, generator=random)
+    x, y, z = (axis / axis.norm().clamp_min(1e-6)).tolist()
+    angle = math.radians(uniform(random, -degrees, degrees))
+    cross = torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return torch.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
+
+
+def window_index(head: HeadMap, placement: Placement, window: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Which voxels of a head a window sees.
+
+    Positions outside the head's map are moved to its outermost layer, which is background.
+
+    Args:
+        head: the label map.
+        placement: where the window lies.
+        window: its size in voxels.
+
+    Returns:
+        (centre, parts): flat indices into ``head.rows``, int64 [X, Y, Z] for the voxel centres and [4, X, Y, Z] for
+        four points within each voxel, whose mean is the voxel's partial volume.
+    """
+    device = head.rows.device
+    offsets = [torch.arange(n, device=device) - (n - 1) / 2 for n in window]
+    matrix, centre = placement.matrix.tolist(), placement.centre.tolist()
+    bent = None
+    if placement.displacement is not None:
+        bent = F.interpolate(placement.displacement.to(device), size=window, mode="trilinear", align_corners=True)[0]
+    flat: list[Tensor] = []
+    shape = head.rows.shape
+    points = ((0.0, 0.0, 0.0), *TETRAHEDRON)
+    for axis in range(3):
+        row = matrix[axis]
+        along = [offsets[k] * row[k] for k in range(3)]
+        # + 0.5: truncation then rounds, as what lies below zero is clamped in any case.
+        base = along[0][:, None, None] + along[1][:, None] + (along[2] + (centre[axis] + 0.5))
+        if bent is not None:
+            base = base + bent[axis]
+        for k, point in enumerate(points):
+            shift = sum(r * p for r, p in zip(row, point, strict=True))
+            index = (base + shift).clamp_(0, shape[axis] - 1).to(torch.int32)
+            if axis == 0:
+                flat.append(index)
+            else:
+                flat[k].mul_(shape[axis]).add_(index)
+    return flat[0].long(), torch.stack(flat[1:]).long()

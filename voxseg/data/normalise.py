@@ -1,0 +1,127 @@
+"""Intensity scaling that depends on nothing but the tissue: not on pose, padding, noise in the air or a few hot voxels.
+
+Every figure is an order statistic or comes from integer counts, so a scan that was flipped, whose axes were swapped or
+that was padded with empty space is scaled by the same two numbers to the last bit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BINS = 4096
+"""Bins of the histogram on which the tissue level is found."""
+
+FOREGROUND_FRACTION = 0.35
+"""Foreground is what lies above this fraction of the way from empty space to the mean level of tissue."""
+
+OFFSET_FRACTION = 0.25
+"""A non-negative scan whose darkest voxels lie above this fraction of its bright tissue carries an offset."""
+
+CLAMP = (-0.5, 2.0)
+"""Range of the result."""
+
+
+def normalise(volume: Tensor) -> Tensor:
+    """Scale a scan so that empty space is 0 and bright tissue is 1.
+
+    The result is ``(volume - low) / (high - low)``, clamped to [-0.5, 2], with the two levels of `intensity_range`.
+    Zero is what convolutions pad with, so the border of a volume looks to the network like more empty space.
+
+    Args:
+        volume: intensities in any unit, [X, Y, Z] (or any other shape), any real type.
+
+    Returns:
+        float32 of the same shape and device. All zero if the volume is constant.
+    """
+    low, high = intensity_range(volume)
+    return rescale(volume, low, high)
+
+
+def rescale(volume: Tensor, low: float, high: float) -> Tensor:
+    """Map `low` to 0 and `high` to 1 linearly and clamp to [-0.5, 2]; float32 of the same shape."""
+    return ((volume.float() - low) * (1.0 / max(high - low, 1e-12))).clamp_(*CLAMP)
+
+
+def intensity_range(volume: Tensor) -> tuple[float, float]:
+    """Levels of empty space and of bright tissue.
+
+    The upper one is the 98th percentile of the foreground (`foreground_threshold`). The lower one is 0 for ordinary
+    magnitude images, and the 0.1 % quantile of the voxels above the minimum for scans that have negative values or
+    carry an offset (`OFFSET_FRACTION`).
+
+    Args:
+        volume: intensities in any unit, any shape.
+
+    Returns:
+        (low, high) in the volume's unit, high > low; (c, c + 1) if every voxel is c.
+    """
+    values = volume.detach().reshape(-1).float()
+    minimum = values.min()
+    above = values[values > minimum]
+    if above.numel() == 0:
+        return float(minimum), float(minimum) + 1.0
+    low = _empty_level(above, float(minimum))
+    foreground = above[above > _threshold(above, low)]
+    high = float(_quantile(foreground if foreground.numel() else above, 0.98))
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def foreground_threshold(volume: Tensor) -> float:
+    """Intensity above which a voxel counts as tissue rather than as air.
+
+    Voxels equal to the minimum (padding, stripped background) are left out; the rest is split in two by the method of
+    Ridler and Calvard (1978, "Picture thresholding using an iterative selection method"), the mean of the upper part
+    is the tissue level, and the threshold lies `FOREGROUND_FRACTION` of the way from empty space up to it.
+
+    Args:
+        volume: intensities in any unit, any shape.
+
+    Returns:
+        The threshold in the volume's unit; the constant itself if the volume is constant.
+    """
+    values = volume.detach().reshape(-1).float()
+    minimum = values.min()
+    above = values[values > minimum]
+    if above.numel() == 0:
+        return float(minimum)
+    return _threshold(above, _empty_level(above, float(minimum)))
+
+
+def _empty_level(above: Tensor, minimum: float) -> float:
+    """The level of empty space, given the voxels above the minimum and the minimum."""
+    floor = float(_quantile(above, 0.001))
+    if minimum >= 0 and floor <= OFFSET_FRACTION * float(_quantile(above, 0.98)):
+        return 0.0
+    return floor
+
+
+def _threshold(above: Tensor, low: float) -> float:
+    """The foreground threshold for the voxels above the minimum [N]."""
+    # A few hot voxels (vessels, spikes, a burnt-in marker) must not stretch the histogram.
+    top = float(_quantile(above, 0.995))
+    if top <= low:
+        return low
+    bins = ((above - low) * (BINS / (top - low))).clamp_(0, BINS - 1).to(torch.int64)
+    counts = torch.bincount(bins, minlength=BINS).cpu().double()
+    centres = torch.arange(BINS, dtype=torch.float64) + 0.5
+    mass, moment = counts.cumsum(0), (counts * centres).cumsum(0)
+    total, total_moment = float(mass[-1]), float(moment[-1])
+    split = total_moment / total
+    upper = split
+    for _ in range(100):
+        k = min(int(split), BINS - 2)
+        below_n, below_m = float(mass[k]), float(moment[k])
+        if below_n == 0 or below_n == total:
+            break
+        lower, upper = below_m / below_n, (total_moment - below_m) / (total - below_n)
+        if abs((lower + upper) / 2 - split) < 0.5:
+            break
+        split = (lower + upper) / 2
+    return low + FOREGROUND_FRACTION * upper * (top - low) / BINS
+
+
+def _quantile(values: Tensor, q: float) -> Tensor:
+    """An order statistic of [N] values, exact and independent of their order; `torch.quantile` stops at 16 million."""
+    k = 1 + round(q * (values.numel() - 1))
+    return values.kthvalue(k).values

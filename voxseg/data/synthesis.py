@@ -1,0 +1,289 @@
+"""Scans made from label maps: what a network is trained on when no labelled scan is at hand.
+
+After Billot et al. (2023), "SynthSeg: Segmentation of brain MRI scans of any contrast and resolution without
+retraining" (Medical Image Analysis 86, 102789): a Gaussian of intensity for each tissue, drawn anew for each sample
+from a prior or from everything possible, then what a scanner and a pipeline do to it. The order of the steps is the
+order of reality: tissue, shading, noise, skull-stripping and field of view, resolution, and last the interpolation
+and the scaling of `voxseg.data.normalise` that a scan goes through before it reaches the network.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from voxseg.data._intensity import (
+    WHITE,
+    Shading,
+    Tissue,
+    draw_shading,
+    draw_tissue,
+    low_resolution,
+    smooth3,
+    smooth_noise,
+)
+from voxseg.data._spatial import DEFORMATION_NODES, Placement, rotation_matrix, uniform, window_index
+from voxseg.data.label_maps import HeadMap, LabelMaps
+from voxseg.data.labels import LabelScheme
+from voxseg.data.normalise import intensity_range, rescale
+
+__all__ = ["GeneratorConfig", "LabelMaps", "LabelScheme", "ScanGenerator"]
+
+Probability = Field(ge=0, le=1)
+TEXTURE_SCALES = (1, 2, 4, 8)
+SHADING_NODES = 6
+
+
+class GeneratorConfig(BaseModel):
+    """How scans are generated: the `generator` block of a configuration. Lengths are mm.
+
+    Attributes:
+        window: size of a sample in voxels.
+        spacing: its voxel size.
+        rotation_deg: largest rotation about a random axis.
+        scale: largest stretch or shrinkage of each axis, as a fraction.
+        deformation_mm: largest deviation of the smooth deformation; each sample draws up to this.
+        mirror: probability that a head is mirrored, with the sides of its labels swapped.
+        contrast: "t1" draws intensities from the T1 prior, "any" from everything, "mixed" takes either in turn.
+        spread: multiplies the variation of class means in the T1 prior.
+        skull_strip: probability that what is not brain is set to zero, more or less tightly.
+        noisy_air: probability that the air around an unstripped head is noisy, not exactly zero.
+        bias: largest deviation of the logarithm of the shading across the head.
+        gamma: deviation of the logarithm of the exponent that bends the intensity scale.
+        noise: largest deviation of the noise, as a fraction of the intensity scale.
+        blur_mm: least and largest deviation of the blur, beyond the partial volume of a voxel.
+        low_resolution: probability of thick slices along a random axis.
+        thickness_mm: largest slice thickness.
+        overhang: probability of a window anywhere on the head and over its edge, not centred within the brain.
+        outside: probability of a window that lies in empty space.
+        cut: probability that the field of view ends within the window.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    window: tuple[int, int, int] = (64, 64, 64)
+    spacing: float = Field(default=2.0, gt=0)
+    rotation_deg: float = Field(default=25.0, ge=0, le=180)
+    scale: float = Field(default=0.12, ge=0, lt=0.5)
+    deformation_mm: float = Field(default=3.0, ge=0)
+    mirror: float = Field(default=0.5, ge=0, le=1)
+    contrast: Literal["t1", "any", "mixed"] = "t1"
+    spread: float = Field(default=1.0, ge=0)
+    skull_strip: float = Field(default=0.5, ge=0, le=1)
+    noisy_air: float = Field(default=0.75, ge=0, le=1)
+    bias: float = Field(default=0.25, ge=0)
+    gamma: float = Field(default=0.2, ge=0)
+    noise: float = Field(default=0.06, ge=0)
+    blur_mm: tuple[float, float] = (0.4, 1.3)
+    low_resolution: float = Field(default=0.2, ge=0, le=1)
+    thickness_mm: float = Field(default=5.0, gt=0)
+    overhang: float = Field(default=0.25, ge=0, le=1)
+    outside: float = Field(default=0.05, ge=0, le=1)
+    cut: float = Field(default=0.2, ge=0, le=1)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """The random choices that the window and the overview of the whole head share."""
+
+    tissue: Tissue
+    shading: Shading
+    exponent: float
+    noise: float
+    noisy_air: bool
+    stripped: bool
+    strip_level: float
+
+
+class ScanGenerator:
+    """Generates pairs of scan and labels from head label maps.
+
+    Args:
+        maps: the heads; kept on the device they were read to.
+        config: how scans are generated.
+        device: where samples are made; the maps have to be there.
+
+    Raises:
+        ValueError: if the maps are on another device.
+    """
+
+    def __init__(self, maps: LabelMaps, config: GeneratorConfig, device: str | torch.device = "cpu") -> None:
+        self.maps = maps
+        self.config = config
+        self.device = torch.device(device)
+        if maps.brain.device.type != self.device.type:
+            raise ValueError(f"the label maps are on {maps.brain.device}, not on {self.device}")
+        self._prior = maps.prior.cpu()
+        self._t1_class, self._any_class = maps.t1_class.cpu(), maps.any_class.cpu()
+
+    def sample(self, seed: int | tuple[int, ...], batch: int = 1) -> tuple[Tensor, Tensor]:
+        """Generate a batch.
+
+        Args:
+            seed: a whole number or several (such as seed, step and rank), not negative; decides everything.
+            batch: number of pairs.
+
+        Returns:
+            The scans, normalised, float32 [B, 1, X, Y, Z], and the dense class indices, int64 [B, X, Y, Z].
+        """
+        state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
+        random = torch.Generator().manual_seed(state)
+        noise = torch.Generator(self.device).manual_seed(state)
+        with torch.no_grad():
+            pairs = [self._pair(random, noise) for _ in range(batch)]
+        return torch.stack([scan for scan, _ in pairs])[:, None], torch.stack([target for _, target in pairs])
+
+    def _pair(self, random: torch.Generator, noise: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One scan and its labels, each [X, Y, Z]."""
+        config = self.config
+        head = self.maps.heads[int(torch.randint(len(self.maps.heads), (), generator=random))]
+        placement, mirrored = self._place(head, random)
+        look = self._draw_look(head, random)
+        centre, parts = window_index(head, placement, config.window)
+        flat = head.rows.view(-1)
+        rows, parts = flat[centre].long(), flat[parts].long()
+        target = (self.maps.mirrored_target if mirrored else self.maps.target)[rows]
+        scan = self._paint(look, rows, parts, placement, noise)
+        scan = self._strip(scan, rows, look, noise)
+        scan, target = self._cut(scan, target, random)
+        scan = self._resolve(scan, random)
+        low, high = self._overview_range(head, look, noise)
+        high *= math.exp(0.05 * float(torch.randn((), generator=random)))
+        return rescale(scan, low, high), target
+
+    def _place(self, head: HeadMap, random: torch.Generator) -> tuple[Placement, bool]:
+        """Where the window lies, and whether the head is mirrored."""
+        config = self.config
+        stretch = torch.diag(1 + config.scale * (2 * torch.rand(3, generator=random) - 1))
+        rotation = rotation_matrix(random, config.rotation_deg)
+        mirrored = uniform(random, 0, 1) < config.mirror
+        if mirrored:
+            stretch[0, 0] *= -1
+        matrix = (config.spacing * stretch @ rotation) / head.spacing[:, None]
+        half = torch.tensor([(n - 1) / 2 for n in config.window]) * config.spacing / head.spacing
+        shape = torch.tensor(head.rows.shape, dtype=torch.float32) - 1
+        along = torch.rand(3, generator=random)
+        choice = uniform(random, 0, 1)
+        if choice < config.outside:
+            centre = along * shape
+            axis = int(torch.randint(3, (), generator=random))
+            reach = half.norm() * (1 + config.scale)
+            centre[axis] = -reach if along[axis] < 0.5 else shape[axis] + reach
+        elif choice < config.outside + config.overhang:
+            margin = 0.5 * half
+            centre = along * (shape + 2 * margin) - margin
+        else:
+            # The brain is larger than the window on most axes: stay where the window is mostly brain.
+            middle, extent = (head.brain_low + head.brain_high) / 2, (head.brain_high - head.brain_low) / 2
+            centre = middle + 0.6 * extent * (2 * along - 1)
+        displacement = None
+        if config.deformation_mm > 0:
+            strength = uniform(random, 0, config.deformation_mm)
+            nodes = (DEFORMATION_NODES,) * 3
+            displacement = strength * torch.randn((1, 3, *nodes), generator=random) / head.spacing.view(1, 3, 1, 1, 1)
+        return Placement(matrix, centre, displacement), mirrored
+
+    def _draw_look(self, head: HeadMap, random: torch.Generator) -> _Look:
+        """Tissue intensities and the scanner's part, for one scan."""
+        config = self.config
+        t1 = config.contrast == "t1" or (config.contrast == "mixed" and uniform(random, 0, 1) < 0.5)
+        tissue = draw_tissue(
+            random,
+            self._prior if t1 else None,
+            self._t1_class if t1 else self._any_class,
+            config.spread,
+            len(TEXTURE_SCALES),
+        )
+        return _Look(
+            tissue=Tissue(*(t.to(self.device) for t in (tissue.mean, tissue.deviation, tissue.texture))),
+            shading=draw_shading(random, config.bias, head.spacing),
+            exponent=math.exp(config.gamma * float(torch.randn((), generator=random))),
+            noise=WHITE * uniform(random, 0, config.noise),
+            noisy_air=uniform(random, 0, 1) < config.noisy_air,
+            stripped=uniform(random, 0, 1) < config.skull_strip,
+            # From a margin of scalp and skull around the brain to a cut into the cortex.
+            strip_level=0.6 * uniform(random, 0, 1) ** 2 + 0.02,
+        )
+
+    def _paint(self, look: _Look, rows: Tensor, parts: Tensor, placement: Placement, noise: torch.Generator) -> Tensor:
+        """The head with its scalp, as the scanner measures it, [X, Y, Z]."""
+        tissue, window = look.tissue, self.config.window
+        scan = tissue.mean[parts].mean(0)
+        amplitude = tissue.texture * tissue.deviation
+        for k, scale in enumerate(TEXTURE_SCALES):
+            scan += amplitude[k][rows] * smooth_noise(window, scale, noise)
+        scan.clamp_(min=0)
+        scan *= self._window_shading(look, placement)
+        scan = WHITE * (scan / WHITE) ** look.exponent
+        tissue_mask = None if look.noisy_air else (rows > 0)
+        return _magnitude(scan, look.noise, tissue_mask, noise)
+
+    def _window_shading(self, look: _Look, placement: Placement) -> Tensor:
+        """The gain over the window, [X, Y, Z], interpolated from a few points of it."""
+        axes = [torch.linspace(-(n - 1) / 2, (n - 1) / 2, SHADING_NODES) for n in self.config.window]
+        position = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 3)
+        gain = look.shading.at(placement.points(position)).view(1, 1, *(SHADING_NODES,) * 3).to(self.device)
+        return F.interpolate(gain, size=self.config.window, mode="trilinear", align_corners=True)[0, 0]
+
+    def _strip(self, scan: Tensor, rows: Tensor, look: _Look, noise: torch.Generator) -> Tensor:
+        """Set to zero what is further from the brain than this scan's skull-stripping leaves."""
+        if not look.stripped:
+            return scan
+        near = F.avg_pool3d(self.maps.brain[rows].float()[None, None], 2, ceil_mode=True)[0, 0]
+        near = smooth3(near, 2.0 / self.config.spacing * 1.0)
+        near = near + 0.08 * smooth_noise(tuple(near.shape), 4, noise)
+        size = [2 * n for n in near.shape]
+        fine = F.interpolate(near[None, None], size=size, mode="trilinear", align_corners=False)[0, 0]
+        x, y, z = scan.shape
+        return scan * (fine[:x, :y, :z] > look.strip_level) * (rows > 0)
+
+    def _cut(self, scan: Tensor, target: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """End the field of view within the window, on one side."""
+        if uniform(random, 0, 1) >= self.config.cut:
+            return scan, target
+        axis = int(torch.randint(3, (), generator=random))
+        n = scan.shape[axis]
+        lost = int(uniform(random, 0.02, 0.5) * n)
+        start = 0 if uniform(random, 0, 1) < 0.5 else n - lost
+        scan.narrow(axis, start, lost).zero_()
+        target.narrow(axis, start, lost).zero_()
+        return scan, target
+
+    def _resolve(self, scan: Tensor, random: torch.Generator) -> Tensor:
+        """Blur, and thick slices along an axis."""
+        config = self.config
+        if uniform(random, 0, 1) < config.low_resolution:
+            axis = int(torch.randint(3, (), generator=random))
+            thickness = uniform(random, config.spacing, max(config.thickness_mm, config.spacing))
+            scan = low_resolution(scan, axis, thickness / config.spacing)
+        return smooth3(scan, uniform(random, *config.blur_mm) / config.spacing)
+
+    def _overview_range(self, head: HeadMap, look: _Look, noise: torch.Generator) -> tuple[float, float]:
+        """The intensity range of the whole head, as `normalise` would find it in the whole scan.
+
+        A scan is normalised before a window is cut from it, so the window's own range would be wrong.
+        """
+        rows = head.coarse.long()
+        scan = look.tissue.mean[rows]
+        # Texture is averaged within a voxel and by blur: what is left of it was measured on whole generated heads.
+        scan = scan + 0.6 * look.tissue.deviation[rows] * torch.randn(scan.shape, generator=noise, device=noise.device)
+        scan = scan.clamp_(min=0) * look.shading.at(head.coarse_position)
+        scan = WHITE * (scan / WHITE) ** look.exponent
+        keep = self.maps.brain[rows] if look.stripped else None if look.noisy_air else rows > 0
+        return intensity_range(_magnitude(scan, look.noise, keep, noise))
+
+
+def _magnitude(scan: Tensor, sigma: float, mask: Tensor | None, noise: torch.Generator) -> Tensor:
+    """The magnitude of a complex signal with noise of deviation `sigma` (Rician), zero outside `mask`."""
+    if sigma > 0:
+        real = scan + sigma * torch.randn(scan.shape, generator=noise, device=noise.device)
+        imaginary = sigma * torch.randn(scan.shape, generator=noise, device=noise.device)
+        scan = torch.hypot(real, imaginary)
+    return scan if mask is None else scan * mask
