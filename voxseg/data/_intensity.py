@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from voxseg.data._spatial import uniform
 
@@ -75,7 +75,7 @@ def smooth_noise(shape: tuple[int, ...], scale: int, random: torch.Generator) ->
     if scale == 1:
         return noise[0, 0, : shape[0], : shape[1], : shape[2]]
     size = [(n - 1) * scale for n in nodes]
-    fine = F.interpolate(noise, size=size, mode="trilinear", align_corners=False)[0, 0]
+    fine = functional.interpolate(noise, size=size, mode="trilinear", align_corners=False)[0, 0]
     # Linear interpolation averages neighbours: each axis leaves about 2/3 of the variance.
     return fine[: shape[0], : shape[1], : shape[2]] * 1.5**1.5
 
@@ -86,8 +86,8 @@ def low_resolution(scan: Tensor, axis: int, factor: float) -> Tensor:
     shape = moved.shape
     slices = max(2, round(shape[-1] / factor))
     flat = moved.reshape(1, -1, shape[-1])
-    thick = F.interpolate(flat, size=slices, mode="area")
-    back = F.interpolate(thick, size=shape[-1], mode="linear", align_corners=False)
+    thick = functional.interpolate(flat, size=slices, mode="area")
+    back = functional.interpolate(thick, size=shape[-1], mode="linear", align_corners=False)
     return back.reshape(shape).movedim(-1, axis)
 
 
@@ -104,27 +104,40 @@ def draw_shading(random: torch.Generator, strength: float, spacing: Tensor) -> S
     return Shading(waves, phases, amplitudes)
 
 
-def draw_tissue(random: torch.Generator, prior: Tensor | None, classes: Tensor, spread: float, scales: int) -> Tissue:
+def draw_tissue(
+    random: torch.Generator,
+    prior: Tensor | None,
+    classes: Tensor,
+    brain: Tensor,
+    spread: float,
+    texture: tuple[float, float],
+    scales: int,
+) -> Tissue:
     """Intensities for one scan.
 
     Args:
         random: generator on the CPU.
         prior: mean and deviation of the class mean and of the class deviation, [4, K], or None for any contrast.
         classes: the class of each row of the label table, int64 [R] on the CPU; row 0 is air.
+        brain: whether the row belongs to the brain, bool [R] on the CPU.
         spread: multiplies the deviation of the class means of the prior.
+        texture: least and largest factor on the class deviations within the brain.
         scales: number of texture scales.
     """
-    count = int(classes.max()) + 1
     if prior is not None:
         count = prior.shape[1]
         mean = prior[0] + spread * prior[1] * torch.randn(count, generator=random)
         deviation = (prior[2] + prior[3] * torch.randn(count, generator=random)).abs()
     else:
+        count = int(classes.max()) + 1
         mean = 10 + 230 * torch.rand(count, generator=random)
-        deviation = 2 + 22 * torch.rand(count, generator=random)
+        deviation = 2 + 30 * torch.rand(count, generator=random)
     shares = torch.rand(scales, count, generator=random) + 0.05
     shares[0] *= 0.6
     shares = shares / shares.norm(dim=0)
     mean, deviation, shares = mean.clamp_min(0)[classes], deviation[classes], shares[:, classes]
+    # The prior's deviations come from 1 mm scans, noise and partial volume included; both are added separately here.
+    # Outside the brain they are true: marrow and fat beside bone within one label.
+    deviation *= torch.where(brain, uniform(random, *texture), uniform(random, 0.5, 1.0))
     mean[0] = deviation[0] = 0
     return Tissue(mean, deviation, shares)

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from voxseg.data.label_maps import HeadMap
 
@@ -69,7 +69,9 @@ def window_index(head: HeadMap, placement: Placement, window: tuple[int, int, in
     matrix, centre = placement.matrix.tolist(), placement.centre.tolist()
     bent = None
     if placement.displacement is not None:
-        bent = F.interpolate(placement.displacement.to(device), size=window, mode="trilinear", align_corners=True)[0]
+        bent = functional.interpolate(
+            placement.displacement.to(device), size=window, mode="trilinear", align_corners=True
+        )[0]
     flat: list[Tensor] = []
     shape = head.rows.shape
     points = ((0.0, 0.0, 0.0), *TETRAHEDRON)

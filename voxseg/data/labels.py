@@ -147,7 +147,7 @@ class LabelTable(Sequence[Label]):
         return table
 
     def to_ids(self, classes: NDArray[Any]) -> NDArray[Any]:
-        """Ids of an array of dense class indices, same shape, in the smallest of uint8, int16, int32 that holds them."""
+        """Ids of an array of dense class indices, same shape; the smallest of uint8, int16, int32 that holds them."""
         largest = max(self.ids, default=0)
         dtype = np.uint8 if largest < 2**8 else np.int16 if largest < 2**15 else np.int32
         return np.array([0, *self.ids], dtype=dtype)[classes]
@@ -333,7 +333,7 @@ def _whole(text: str, where: str) -> int:
 
 
 def _without_side(name: str) -> str:
-    """ "Left-Putamen" as "Putamen"."""
+    """The name without its side: Left-Putamen becomes Putamen."""
     return re.sub(r"^(left|right)[-_ ]", "", name, flags=re.IGNORECASE)
 
 

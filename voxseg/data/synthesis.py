@@ -15,9 +15,9 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
+from torch.nn import functional
 
 from voxseg.data._intensity import (
     WHITE,
@@ -36,7 +36,6 @@ from voxseg.data.normalise import intensity_range, rescale
 
 __all__ = ["GeneratorConfig", "LabelMaps", "LabelScheme", "ScanGenerator"]
 
-Probability = Field(ge=0, le=1)
 TEXTURE_SCALES = (1, 2, 4, 8)
 SHADING_NODES = 6
 
@@ -53,10 +52,12 @@ class GeneratorConfig(BaseModel):
         mirror: probability that a head is mirrored, with the sides of its labels swapped.
         contrast: "t1" draws intensities from the T1 prior, "any" from everything, "mixed" takes either in turn.
         spread: multiplies the variation of class means in the T1 prior.
+        texture: least and largest factor on the variation within the classes of the brain.
         skull_strip: probability that what is not brain is set to zero, more or less tightly.
         noisy_air: probability that the air around an unstripped head is noisy, not exactly zero.
         bias: largest deviation of the logarithm of the shading across the head.
-        gamma: deviation of the logarithm of the exponent that bends the intensity scale.
+        gamma: deviation of the logarithm of the exponent that bends the intensity scale; half a deviation towards
+            less contrast on average, as the prior's contrast between tissues is stronger than that of most scans.
         noise: largest deviation of the noise, as a fraction of the intensity scale.
         blur_mm: least and largest deviation of the blur, beyond the partial volume of a voxel.
         low_resolution: probability of thick slices along a random axis.
@@ -76,11 +77,12 @@ class GeneratorConfig(BaseModel):
     mirror: float = Field(default=0.5, ge=0, le=1)
     contrast: Literal["t1", "any", "mixed"] = "t1"
     spread: float = Field(default=1.0, ge=0)
+    texture: tuple[float, float] = (0.1, 0.75)
     skull_strip: float = Field(default=0.5, ge=0, le=1)
     noisy_air: float = Field(default=0.75, ge=0, le=1)
-    bias: float = Field(default=0.25, ge=0)
-    gamma: float = Field(default=0.2, ge=0)
-    noise: float = Field(default=0.06, ge=0)
+    bias: float = Field(default=0.2, ge=0)
+    gamma: float = Field(default=0.25, ge=0)
+    noise: float = Field(default=0.05, ge=0)
     blur_mm: tuple[float, float] = (0.4, 1.3)
     low_resolution: float = Field(default=0.2, ge=0, le=1)
     thickness_mm: float = Field(default=5.0, gt=0)
@@ -121,6 +123,7 @@ class ScanGenerator:
         if maps.brain.device.type != self.device.type:
             raise ValueError(f"the label maps are on {maps.brain.device}, not on {self.device}")
         self._prior = maps.prior.cpu()
+        self._brain = maps.brain.cpu()
         self._t1_class, self._any_class = maps.t1_class.cpu(), maps.any_class.cpu()
 
     def sample(self, seed: int | tuple[int, ...], batch: int = 1) -> tuple[Tensor, Tensor]:
@@ -177,7 +180,7 @@ class ScanGenerator:
             reach = half.norm() * (1 + config.scale)
             centre[axis] = -reach if along[axis] < 0.5 else shape[axis] + reach
         elif choice < config.outside + config.overhang:
-            margin = 0.5 * half
+            margin = 0.25 * half
             centre = along * (shape + 2 * margin) - margin
         else:
             # The brain is larger than the window on most axes: stay where the window is mostly brain.
@@ -198,13 +201,15 @@ class ScanGenerator:
             random,
             self._prior if t1 else None,
             self._t1_class if t1 else self._any_class,
+            self._brain,
             config.spread,
+            config.texture,
             len(TEXTURE_SCALES),
         )
         return _Look(
             tissue=Tissue(*(t.to(self.device) for t in (tissue.mean, tissue.deviation, tissue.texture))),
             shading=draw_shading(random, config.bias, head.spacing),
-            exponent=math.exp(config.gamma * float(torch.randn((), generator=random))),
+            exponent=math.exp(config.gamma * (float(torch.randn((), generator=random)) - 0.5)),
             noise=WHITE * uniform(random, 0, config.noise),
             noisy_air=uniform(random, 0, 1) < config.noisy_air,
             stripped=uniform(random, 0, 1) < config.skull_strip,
@@ -230,17 +235,17 @@ class ScanGenerator:
         axes = [torch.linspace(-(n - 1) / 2, (n - 1) / 2, SHADING_NODES) for n in self.config.window]
         position = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 3)
         gain = look.shading.at(placement.points(position)).view(1, 1, *(SHADING_NODES,) * 3).to(self.device)
-        return F.interpolate(gain, size=self.config.window, mode="trilinear", align_corners=True)[0, 0]
+        return functional.interpolate(gain, size=self.config.window, mode="trilinear", align_corners=True)[0, 0]
 
     def _strip(self, scan: Tensor, rows: Tensor, look: _Look, noise: torch.Generator) -> Tensor:
         """Set to zero what is further from the brain than this scan's skull-stripping leaves."""
         if not look.stripped:
             return scan
-        near = F.avg_pool3d(self.maps.brain[rows].float()[None, None], 2, ceil_mode=True)[0, 0]
+        near = functional.avg_pool3d(self.maps.brain[rows].float()[None, None], 2, ceil_mode=True)[0, 0]
         near = smooth3(near, 2.0 / self.config.spacing * 1.0)
         near = near + 0.08 * smooth_noise(tuple(near.shape), 4, noise)
         size = [2 * n for n in near.shape]
-        fine = F.interpolate(near[None, None], size=size, mode="trilinear", align_corners=False)[0, 0]
+        fine = functional.interpolate(near[None, None], size=size, mode="trilinear", align_corners=False)[0, 0]
         x, y, z = scan.shape
         return scan * (fine[:x, :y, :z] > look.strip_level) * (rows > 0)
 
@@ -273,7 +278,7 @@ class ScanGenerator:
         rows = head.coarse.long()
         scan = look.tissue.mean[rows]
         # Texture is averaged within a voxel and by blur: what is left of it was measured on whole generated heads.
-        scan = scan + 0.6 * look.tissue.deviation[rows] * torch.randn(scan.shape, generator=noise, device=noise.device)
+        scan = scan + 0.5 * look.tissue.deviation[rows] * torch.randn(scan.shape, generator=noise, device=noise.device)
         scan = scan.clamp_(min=0) * look.shading.at(head.coarse_position)
         scan = WHITE * (scan / WHITE) ** look.exponent
         keep = self.maps.brain[rows] if look.stripped else None if look.noisy_air else rows > 0
