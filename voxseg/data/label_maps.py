@@ -9,7 +9,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from nibabel.orientations import io_orientation
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import SpatialImage
 from torch import Tensor
 
 from voxseg.data.labels import LabelScheme, LabelTable
@@ -173,12 +174,13 @@ def _read_head(path: Path, ids: np.ndarray, brain: np.ndarray, device: str | tor
     """Read one label map as rows of the label table, in RAS+ order."""
     try:
         image = nib.load(path)
+        if not isinstance(image, SpatialImage):
+            raise UserError(path, "is not a volume", "give a NIfTI label map")
         if len(image.shape) != 3:
             raise UserError(path, f"has {len(image.shape)} dimensions", "give a 3-D label map")
-        io_orientation(image.affine)
         image = nib.as_closest_canonical(image)
         labels = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ValueError, ImageFileError) as error:
         raise UserError(path, f"cannot be read ({error})", "give a NIfTI label map") from None
     if labels.dtype.kind not in "iu":
         raise UserError(path, f"holds {labels.dtype}, not whole numbers", "save the label map as integers")
