@@ -1,1 +1,31 @@
-"""Steerable maths on tensors."""
+"""Steerable maths on tensors: field types, kernel bases, convolution, norms, gates and exact resampling.
+
+Volumes are ``[B, C, X, Y, Z]``, lengths are mm, field types are e3nn irreps strings. Nothing here knows of images, files or networks.
+"""
+
+from .bases import KernelBasis, Lattice, ShellBasis, SolidHarmonicBasis
+from .convolution import FoldedConv3d, SteerableConv3d
+from .fields import FieldType, Irrep
+from .harmonics import solid_harmonics, wigner_3j, wigner_d
+from .linear import FieldLinear
+from .nonlinearity import FieldNorm, Gate
+from .resampling import strides_for, upsample
+
+__all__ = [
+    "FieldLinear",
+    "FieldNorm",
+    "FieldType",
+    "FoldedConv3d",
+    "Gate",
+    "Irrep",
+    "KernelBasis",
+    "Lattice",
+    "ShellBasis",
+    "SolidHarmonicBasis",
+    "SteerableConv3d",
+    "solid_harmonics",
+    "strides_for",
+    "upsample",
+    "wigner_3j",
+    "wigner_d",
+]

@@ -1,0 +1,69 @@
+"""The two families of layers that fill the skeleton: steerable fields, and the plain twin."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..steerable import FieldLinear, FieldNorm, FieldType, Gate, KernelBasis, ShellBasis, SolidHarmonicBasis, SteerableConv3d
+from .config import NetworkConfig
+
+Triple = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+
+class SteerableLayers:
+    """Steerable convolution, norm per voxel, gate."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        self.config = config
+
+    def block(self, field_in: FieldType, field_out: FieldType, spacing: Spacing, level: int, stride: Triple) -> nn.Module:
+        """A steerable block; kernels are in mm, as wide as ``sigma`` voxels of the level on the network's own grid."""
+        gate = Gate(field_out)
+        convolution = SteerableConv3d(
+            field_in, gate.field_in, self._basis(level, max(stride) > 1), spacing, stride, self.config.group, self.config.dense
+        )
+        return nn.Sequential(convolution, FieldNorm(gate.field_in), gate)
+
+    def linear(self, field_in: FieldType, field_out: FieldType) -> nn.Module:
+        """Mixing of fields of one kind."""
+        return FieldLinear(field_in, field_out)
+
+    def _basis(self, level: int, strided: bool) -> KernelBasis:
+        config, voxel = self.config, self.config.spacing * 2**level
+        if config.basis == "shells":
+            return ShellBasis(config.shell_diameter * voxel, voxel, config.shell_count)
+        return SolidHarmonicBasis((config.sigma_down if strided else config.sigma) * voxel, voxel)
+
+
+class PlainLayers:
+    """Ordinary convolution, norm per voxel, SiLU, with as many channels as the field type has components."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        self.config = config
+
+    def block(self, field_in: FieldType, field_out: FieldType, spacing: Spacing, level: int, stride: Triple) -> nn.Module:
+        """A plain block; spacing and level do not matter, because its kernels are in voxels."""
+        del spacing, level
+        convolution = PlainConv3d(field_in.channels, field_out.channels, self.config.plain_kernel, stride)
+        return nn.Sequential(convolution, FieldNorm(f"{field_out.channels}x0e"), nn.SiLU())
+
+    def linear(self, field_in: FieldType, field_out: FieldType) -> nn.Module:
+        """A plain 1x1x1 convolution."""
+        return nn.Conv3d(field_in.channels, field_out.channels, 1)
+
+
+class PlainConv3d(nn.Conv3d):
+    """``Conv3d`` with zeros at the border such that ``ceil(n / stride)`` samples come out, one more at the far end where it must be uneven."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: Triple) -> None:
+        super().__init__(channels_in, channels_out, kernel, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C_in, X, Y, Z]`` to ``[B, C_out, ceil(X / stride), ...]``."""
+        padding: list[int] = []
+        for n, kernel, stride in zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
+            total = max((-(-n // stride) - 1) * stride + kernel - n, 0)
+            padding += [total // 2, total - total // 2]
+        return super().forward(F.pad(x, padding))

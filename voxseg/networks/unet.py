@@ -1,0 +1,140 @@
+"""One U-Net skeleton for steerable and for plain layers: what differs is only the factory that makes the layers.
+
+Levels are numbered from the finest grid (0) to the coarsest. Going down, each level begins with a convolution of stride 2; going up, the coarser
+features are mixed into the skip connection's type, upsampled linearly and concatenated to it. No volume is ever padded: a grid of n voxels
+becomes ``ceil(n / 2)`` and comes back exactly, for any n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..steerable import FieldType, strides_for, upsample
+from .config import NetworkConfig
+
+Triple = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+
+class LayerFactory(Protocol):
+    """Makes the layers of one family (steerable or plain) for given field types."""
+
+    def block(self, field_in: FieldType, field_out: FieldType, spacing: Spacing, level: int, stride: Triple) -> nn.Module:
+        """Convolution, norm and non-linearity."""
+
+    def linear(self, field_in: FieldType, field_out: FieldType) -> nn.Module:
+        """A 1x1x1 convolution."""
+
+
+class UNet(nn.Module):
+    """U-Net over fields.
+
+    Args:
+        config: the network.
+        layers: makes its layers.
+        grid_spacing: mm between voxels of the input along x, y, z; by default ``config.spacing`` on every axis. The same weights run on any grid:
+            kernels are built in mm, and an axis that is already coarse is not halved until the others have caught up.
+
+    Shape:
+        ``[B, in_channels, X, Y, Z]`` to logits ``[B, out_channels, X, Y, Z]``.
+    """
+
+    def __init__(self, config: NetworkConfig, layers: LayerFactory, grid_spacing: Spacing | None = None) -> None:
+        super().__init__()
+        self.config = config
+        fields = [FieldType(level) for level in config.levels]
+        image = FieldType(f"{config.in_channels}x0e")
+        spacings, strides = grids(config, grid_spacing or (config.spacing,) * 3)
+        depth = len(fields)
+
+        self.encoder = nn.ModuleList()
+        for level, field in enumerate(fields):
+            blocks = []
+            for index in range(config.encoder_convolutions[level]):
+                first = index == 0
+                field_in = field if not first else fields[level - 1] if level else image
+                spacing = spacings[level - 1] if first and level else spacings[level]
+                stride = strides[level] if first else (1, 1, 1)
+                blocks.append(layers.block(field_in, field, spacing, level - 1 if first and level else level, stride))
+            self.encoder.append(nn.Sequential(*blocks))
+
+        self.narrow = nn.ModuleList(layers.linear(fields[level + 1], fields[level]) for level in range(depth - 1))
+        self.decoder = nn.ModuleList()
+        for level in range(depth - 1):
+            blocks = []
+            for index in range(config.decoder_convolutions[level]):
+                field_in = fields[level] + fields[level] if index == 0 else fields[level]
+                blocks.append(layers.block(field_in, fields[level], spacings[level], level, (1, 1, 1)))
+            self.decoder.append(nn.Sequential(*blocks))
+
+        logits = FieldType(f"{config.out_channels}x0e")
+        supervised = max(depth - 1, 1) if config.deep_supervision else 1
+        self.logits = nn.ModuleList(layers.linear(field, logits) for field in fields[:supervised])
+        self.heads = nn.ModuleDict({name: layers.linear(fields[0], FieldType(field)) for name, field in config.heads.items()})
+
+    def forward(self, x: Tensor, deep_supervision: bool = False) -> Tensor | list[Tensor]:
+        """Logits; with ``deep_supervision`` a list of logits, finest first, each on the grid of its level."""
+        features = self.features(x, levels=len(self.logits) if deep_supervision else 1)
+        logits = [head(feature) for head, feature in zip(self.logits, features, strict=False)]
+        return logits if deep_supervision else logits[0]
+
+    def forward_heads(self, x: Tensor) -> dict[str, Tensor]:
+        """All outputs by name: ``segmentation`` and the config's further heads."""
+        finest = self.features(x)[0]
+        return {"segmentation": self.logits[0](finest)} | {name: head(finest) for name, head in self.heads.items()}
+
+    def features(self, x: Tensor, levels: int = 1) -> list[Tensor]:
+        """Decoder features of the ``levels`` finest grids, finest first: ``[B, C_level, ceil(X / 2^level), ...]``."""
+        if x.dim() != 5 or x.shape[1] != self.config.in_channels:
+            raise ValueError(f"expected [B, {self.config.in_channels}, X, Y, Z], got {tuple(x.shape)}")
+        skips = []
+        for stage in self.encoder:
+            x = self._run(stage, x)
+            skips.append(x)
+        decoded = [x]
+        for level in reversed(range(len(self.decoder))):
+            skip = skips[level]
+            x = upsample(self.narrow[level](x), skip.shape[2:])  # [B, C_level, grid of the level]
+            x = self._run(self.decoder[level], torch.cat([skip, x], 1))  # [B, 2 C_level, ...] to [B, C_level, ...]
+            decoded.append(x)
+        return decoded[::-1][:levels]
+
+    def fold(self) -> nn.Module:
+        """A copy for inference whose steerable layers are multiplied out to constant weights; it computes the same."""
+        folded = _folded(self)
+        folded.requires_grad_(False)
+        return folded.eval()
+
+    def _run(self, stage: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        if self.config.checkpointing and torch.is_grad_enabled():
+            result: Tensor = checkpoint(stage, x, use_reentrant=False)
+            return result
+        return stage(x)
+
+
+def grids(config: NetworkConfig, spacing: Spacing) -> tuple[list[Spacing], list[Triple]]:
+    """Spacing of each level in mm, and the stride by which it is reached from the one before."""
+    spacings, strides = [spacing], [(1, 1, 1)]
+    for level in range(1, len(config.levels)):
+        stride = strides_for(spacings[-1], config.spacing * 2**level)
+        x, y, z = (h * s for h, s in zip(spacings[-1], stride, strict=True))
+        spacings.append((x, y, z))
+        strides.append(stride)
+    return spacings, strides
+
+
+def _folded(module: nn.Module) -> nn.Module:
+    """A shallow copy of a module tree in which every module that can fold is replaced by its folded form."""
+    copy = module.__new__(type(module))
+    copy.__dict__.update(module.__dict__)
+    copy._modules = {
+        name: child if child is None else child.fold() if hasattr(child, "fold") else _folded(child)  # type: ignore[operator]
+        for name, child in module._modules.items()
+    }
+    copy._parameters = {name: None if p is None else nn.Parameter(p.detach().clone()) for name, p in module._parameters.items()}
+    return copy

@@ -1,0 +1,79 @@
+"""Mixing of fields of the same kind at each voxel."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .fields import FieldType
+
+
+class FieldLinear(nn.Module):
+    """A 1x1x1 convolution that commutes with rotations: fields of one irrep are mixed among themselves (Schur's lemma).
+
+    Args:
+        field_in: type of the input.
+        field_out: type of the output.
+        bias: add a learned constant to the scalars (0e).
+
+    Shape:
+        ``[B, field_in.channels, X, Y, Z]`` to ``[B, field_out.channels, X, Y, Z]``.
+
+    Raises:
+        ValueError: if the input holds no field of some output irrep.
+    """
+
+    def __init__(self, field_in: FieldType | str, field_out: FieldType | str, bias: bool = True) -> None:
+        super().__init__()
+        self.field_in, self.field_out = FieldType(field_in), FieldType(field_out)
+        self.weights = nn.ParameterList()
+        for out in self.field_out.irreps:
+            count = sum(irrep.multiplicity for irrep in self.field_in.irreps if irrep.name == out.name)
+            if count == 0:
+                raise ValueError(f"'{self.field_in}' holds no {out.name} field from which to make {out}")
+            self.weights.append(nn.Parameter(torch.randn(out.multiplicity, count) / math.sqrt(count)))
+        scalars = self.field_out.scalars if bias else 0
+        self.bias = nn.Parameter(torch.zeros(scalars)) if scalars else None
+
+    def matrix(self) -> Tensor:
+        """The full channel matrix ``[C_out, C_in]``."""
+        rows = []
+        for out, weight in zip(self.field_out.irreps, self.weights, strict=True):
+            blocks, used = [], 0
+            for irrep in self.field_in.irreps:
+                if irrep.name == out.name:
+                    part = weight[:, used : used + irrep.multiplicity].contiguous()
+                    blocks.append(torch.kron(part, torch.eye(irrep.components, dtype=part.dtype, device=part.device)))
+                    used += irrep.multiplicity
+                else:
+                    blocks.append(weight.new_zeros(out.channels, irrep.channels))
+            rows.append(torch.cat(blocks, 1))
+        return torch.cat(rows, 0)
+
+    def channel_bias(self) -> Tensor | None:
+        """The bias of all output channels ``[C_out]``, zero where the field is no scalar."""
+        if self.bias is None:
+            return None
+        parts, used = [], 0
+        for irrep in self.field_out.irreps:
+            count = irrep.multiplicity if irrep.name == "0e" else 0
+            parts.append(self.bias[used : used + count] if count else self.bias.new_zeros(irrep.channels))
+            used += count
+        return torch.cat(parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix; see the class for shapes."""
+        return F.conv3d(x, self.matrix()[:, :, None, None, None], self.channel_bias())
+
+    @torch.no_grad()
+    def fold(self) -> nn.Conv3d:
+        """The same map as a plain 1x1x1 convolution with constant weights."""
+        bias = self.channel_bias()
+        folded = nn.Conv3d(self.field_in.channels, self.field_out.channels, 1, bias=bias is not None)
+        folded.weight.copy_(self.matrix()[:, :, None, None, None])
+        if bias is not None and folded.bias is not None:
+            folded.bias.copy_(bias)
+        return folded.requires_grad_(False)
