@@ -1,0 +1,226 @@
+"""Volume files: reading scans of several formats, writing segmentations as NIfTI in the scan's own grid.
+
+Whatever the file says, arrays are `[X, Y, Z]` in the order in which the file stores its axes, and affines lead to RAS+
+millimetres. ITK's LPS is converted here (`Geometry.from_lps`) and nowhere else.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import math
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from voxseg.data.geometry import Geometry
+from voxseg.errors import UserError
+
+__all__ = ["SUFFIXES", "Volume", "read_volume", "scan_name"]
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+NIBABEL_SUFFIXES = (*NIFTI_SUFFIXES, ".mgz", ".mgh")
+ITK_SUFFIXES = (".nrrd", ".mha")
+SUFFIXES = (*NIBABEL_SUFFIXES, *ITK_SUFFIXES)
+GZIP_BEST = 1100  # deflate cannot shrink anything by more than a factor of 1032
+LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One scan as its file stores it.
+
+    Attributes:
+        path: where it was read from.
+        data: `[X, Y, Z]` real numbers, stored axis order, file scaling applied.
+        geometry: the grid of `data`, in RAS+ millimetres.
+        header: the NIfTI header of a NIfTI file, None for other formats.
+        file_shape: the shape in the file, which may have further axes of length 1.
+    """
+
+    path: Path
+    data: NDArray[Any]
+    geometry: Geometry
+    header: nib.Nifti1Header | None
+    file_shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The file name without folder and without `.nii.gz` or the like."""
+        return scan_name(self.path)
+
+
+def scan_name(path: Path) -> str:
+    """The file name of a scan without its folder and suffix: `a/b.nii.gz` is `b`."""
+    for suffix in SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.stem
+
+
+def check_scan_path(path: Path) -> None:
+    """Refuse, without opening it, a path that cannot be a scan.
+
+    Raises:
+        UserError: if it does not exist, is a folder, is empty, or has a suffix that is not read.
+    """
+    formats = ", ".join(SUFFIXES)
+    if path.is_dir():
+        raise UserError(path, "is a folder", f"give the scan files in it ({formats})")
+    if not path.is_file():
+        raise UserError(path, "does not exist" if not path.exists() else "is not a file", "check the path")
+    if not path.name.lower().endswith(SUFFIXES):
+        remedy = f"convert it to one of {formats} (DICOM: with dcm2niix)"
+        raise UserError(path, "is not in a format that is read", remedy)
+    if path.stat().st_size == 0:
+        raise UserError(path, "is an empty file", "copy or export the scan again")
+
+
+def read_volume(path: str | Path) -> Volume:
+    """Read a 3D scan from `.nii`, `.nii.gz`, `.mgz`, `.mgh`, `.nrrd` or `.mha`.
+
+    Integers stay as they are; other numbers become float32. Axes of length 1 after the third are dropped.
+
+    Raises:
+        UserError: if the file is missing, is no readable image, is cut short, is not 3D, holds complex numbers,
+            colours, labels, one constant or values that are not finite, or has an impossible grid.
+    """
+    path = Path(path)
+    check_scan_path(path)
+    reader = _read_nibabel if path.name.lower().endswith(NIBABEL_SUFFIXES) else _read_itk
+    try:
+        volume = reader(path)
+    except UserError:
+        raise
+    except PermissionError as error:
+        raise UserError(path, "may not be read (no permission)", "ask for read access") from error
+    except (EOFError, zlib.error) as error:
+        raise UserError(path, "is cut short or damaged", "copy or export the scan again") from error
+    except MemoryError as error:
+        raise UserError(path, "does not fit into memory", "use a machine with more memory") from error
+    except Exception as error:  # readers fail in as many ways as files can be broken
+        raise UserError(
+            path, f"cannot be read as an image ({_reason(error)})", "check that it opens elsewhere"
+        ) from error
+    volume.geometry.check(path)
+    _check_values(path, volume.data)
+    return volume
+
+
+def _reason(error: Exception) -> str:
+    """The telling part of a reader's message, on one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = lines[-1].removeprefix("ITK ERROR:").strip()
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def _spatial_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The three spatial lengths of a shape that may end in axes of length 1."""
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]):
+        what = " x ".join(map(str, shape))
+        remedy = "give one volume of it" if len(shape) > 3 else "give a 3D scan"
+        raise UserError(path, f"is {len(shape)}-D ({what}) and not a 3D volume", remedy)
+    return shape[0], shape[1], shape[2]
+
+
+@contextmanager
+def _quiet_nibabel() -> Iterator[None]:
+    """Silence nibabel's remarks on headers: what matters becomes an error of ours."""
+    logger = logging.getLogger("nibabel.global")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _read_nibabel(path: Path) -> Volume:
+    packed = path.name.lower().endswith(("gz", ".mgz"))
+    with _quiet_nibabel(), gzip.open(path) if packed else open(path, "rb") as stream:
+        image = _image_class(path, stream.read(4)).from_stream(stream)
+        # An uncompressed file is mapped rather than read, which takes its name.
+        proxy: Any = (image if packed else type(image).load(path)).dataobj
+        shape = _check_header(path, image, packed)
+        raw = np.asarray(proxy.get_unscaled()).reshape(shape, order="F")
+        stream.read()  # gzip compares its checksum at the end of the file, where nibabel need not come
+    data = _plain(raw, float(proxy.slope), float(proxy.inter))
+    header = image.header if path.name.lower().endswith(NIFTI_SUFFIXES) else None
+    return Volume(path, data, Geometry(shape, image.affine), header, tuple(image.shape))
+
+
+def _image_class(path: Path, start: bytes) -> Any:
+    """The nibabel class for a file, by its name and its first four bytes: the length of a NIfTI header."""
+    if not path.name.lower().endswith(NIFTI_SUFFIXES):
+        return nib.MGHImage
+    length = nib.Nifti2Header.sizeof_hdr
+    return nib.Nifti2Image if start in (length.to_bytes(4, "little"), length.to_bytes(4, "big")) else nib.Nifti1Image
+
+
+def _check_header(path: Path, image: Any, packed: bool) -> tuple[int, int, int]:
+    """The spatial shape of an image that is 3D, real, no label map, and not longer than its file."""
+    shape = _spatial_shape(path, image.shape)
+    dtype = image.get_data_dtype()
+    if dtype.fields is not None:
+        raise UserError(path, "is a colour image (RGB)", "give the grey-scale scan")
+    if dtype.kind == "c":
+        raise UserError(path, "holds complex numbers", "give the magnitude image")
+    if "intent_code" in image.header and int(image.header["intent_code"]) == LABEL_INTENT:
+        raise UserError(path, "is a segmentation, as its header says, and not a scan", "give the scan itself")
+    # Before memory is asked for: a damaged header may promise terabytes.
+    expected = math.prod(shape) * dtype.itemsize + image.dataobj.offset
+    size = path.stat().st_size
+    if expected > size * (GZIP_BEST if packed else 1):
+        problem = f"is cut short or damaged ({expected:,} bytes announced, the file has {size:,})"
+        raise UserError(path, problem, "copy or export the scan again")
+    return shape
+
+
+def _plain(raw: NDArray[Any], slope: float, inter: float) -> NDArray[Any]:
+    """Stored numbers with their scaling applied: integers as they are where there is none, otherwise float32."""
+    if raw.dtype.kind in "iub" and slope == 1 and inter == 0:
+        return raw.astype(raw.dtype.newbyteorder("="), copy=False)
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused for it
+        data = raw.astype(np.float32, copy=False)
+        return data if slope == 1 and inter == 0 else data * np.float32(slope) + np.float32(inter)
+
+
+def _read_itk(path: Path) -> Volume:
+    import SimpleITK as sitk  # noqa: N813 - 0.3 s, and only these formats need it
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    sizes = tuple(int(n) for n in reader.GetSize())
+    shape = _spatial_shape(path, sizes)
+    if reader.GetNumberOfComponents() > 1:
+        complex_pixels = reader.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
+        if complex_pixels:
+            raise UserError(path, "holds complex numbers", "give the magnitude image")
+        problem = f"has {reader.GetNumberOfComponents()} values a voxel (colour or vectors)"
+        raise UserError(path, problem, "give the grey-scale scan")
+    direction = np.reshape(reader.GetDirection(), (len(sizes), len(sizes)))[:3, :3]
+    geometry = Geometry.from_lps(shape, reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.ravel()))
+    # ITK's arrays have the slowest axis first.
+    array = sitk.GetArrayFromImage(reader.Execute())
+    data = _plain(array.reshape(shape[::-1]).transpose(2, 1, 0), 1.0, 0.0)
+    return Volume(path, data, geometry, None, sizes)
+
+
+def _check_values(path: Path, data: NDArray[Any]) -> None:
+    """Refuse scans with values that are not finite, and scans without contrast."""
+    low, high = data.min(), data.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        count = int(data.size - np.isfinite(data).sum())
+        problem = f"{count:,} of its voxels are not finite numbers (NaN or infinite)"
+        raise UserError(path, problem, "replace them, by 0 for instance")
+    if low == high:
+        raise UserError(path, f"every voxel is {low:g}", "give a scan with an image in it")
