@@ -15,6 +15,10 @@ TETRAHEDRON = ((0.25, 0.25, 0.25), (0.25, -0.25, -0.25), (-0.25, 0.25, -0.25), (
 """Four points within a voxel, in voxels: the fewest that spread alike along the three axes."""
 
 DEFORMATION_NODES = 6
+"""Points along each axis of a window between which the random deformation is smooth."""
+
+BULGE_NODES = 12
+"""The same for the finer grid that also carries local growth and shrinkage."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,47 @@ def rotation_matrix(random: torch.Generator, degrees: float) -> Tensor:
     angle = math.radians(uniform(random, -degrees, degrees))
     cross = torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
     return torch.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
+
+
+def draw_displacement(
+    random: torch.Generator,
+    head: HeadMap,
+    matrix: Tensor,
+    centre: Tensor,
+    window: tuple[int, int, int],
+    strength: float,
+    growth: float,
+) -> Tensor:
+    """A smooth deformation of the window's sampling points.
+
+    Random displacements, and two places within the brain that grow or shrink: ventricles and sulci of the old and the
+    young differ far more than a few millimetres of random displacement make them.
+
+    Args:
+        random: generator on the CPU.
+        head: the head that the window looks at.
+        matrix: as in `Placement`.
+        centre: as in `Placement`.
+        window: its size in voxels.
+        strength: standard deviation of the displacements in mm.
+        growth: largest growth, as a fraction of the distance from the middle of the place; below 1.
+
+    Returns:
+        Displacement in map voxels at `BULGE_NODES` points along each axis, float32 [1, 3, n, n, n].
+    """
+    noise = strength * torch.randn((1, 3, *(DEFORMATION_NODES,) * 3), generator=random)
+    nodes = (BULGE_NODES,) * 3
+    displacement = functional.interpolate(noise, size=nodes, mode="trilinear", align_corners=True)
+    axes = [torch.linspace(-(n - 1) / 2, (n - 1) / 2, BULGE_NODES) for n in window]
+    position = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1) @ matrix.T + centre
+    for _ in range(2):
+        middle = head.brain_low + (head.brain_high - head.brain_low) * (0.25 + 0.5 * torch.rand(3, generator=random))
+        away = (position - middle) * head.spacing
+        width = uniform(random, 10.0, 25.0)
+        amount = uniform(random, -growth, growth)
+        pull = -amount * torch.exp(-away.square().sum(-1, keepdim=True) / (2 * width**2)) * away
+        displacement += pull.permute(3, 0, 1, 2)
+    return displacement / head.spacing.view(1, 3, 1, 1, 1)
 
 
 def window_index(head: HeadMap, placement: Placement, window: tuple[int, int, int]) -> tuple[Tensor, Tensor]:

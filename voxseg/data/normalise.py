@@ -16,7 +16,7 @@ FOREGROUND_FRACTION = 0.35
 """Foreground is what lies above this fraction of the way from empty space to the mean level of tissue."""
 
 OFFSET_FRACTION = 0.25
-"""A non-negative scan whose darkest voxels lie above this fraction of its bright tissue carries an offset."""
+"""A scan whose minimum lies above this fraction of its bright tissue carries an offset: its empty space is not 0."""
 
 CLAMP = (-0.5, 2.0)
 """Range of the result."""
@@ -90,10 +90,9 @@ def foreground_threshold(volume: Tensor) -> float:
 
 def _empty_level(above: Tensor, minimum: float) -> float:
     """The level of empty space, given the voxels above the minimum and the minimum."""
-    floor = float(_quantile(above, 0.001))
-    if minimum >= 0 and floor <= OFFSET_FRACTION * float(_quantile(above, 0.98)):
+    if 0 <= minimum <= OFFSET_FRACTION * float(_quantile(above, 0.98)):
         return 0.0
-    return floor
+    return float(_quantile(above, 0.001))
 
 
 def _threshold(above: Tensor, low: float) -> float:

@@ -29,7 +29,7 @@ from voxseg.data._intensity import (
     smooth3,
     smooth_noise,
 )
-from voxseg.data._spatial import DEFORMATION_NODES, Placement, rotation_matrix, uniform, window_index
+from voxseg.data._spatial import Placement, draw_displacement, rotation_matrix, uniform, window_index
 from voxseg.data.label_maps import HeadMap, LabelMaps
 from voxseg.data.labels import LabelScheme
 from voxseg.data.normalise import intensity_range, rescale
@@ -49,6 +49,7 @@ class GeneratorConfig(BaseModel):
         rotation_deg: largest rotation about a random axis.
         scale: largest stretch or shrinkage of each axis, as a fraction.
         deformation_mm: largest deviation of the smooth deformation; each sample draws up to this.
+        growth: largest local growth or shrinkage of a part of the brain, about 10 to 25 mm wide, as a fraction.
         mirror: probability that a head is mirrored, with the sides of its labels swapped.
         contrast: "t1" draws intensities from the T1 prior, "any" from everything, "mixed" takes either in turn.
         spread: multiplies the variation of class means in the T1 prior.
@@ -74,6 +75,7 @@ class GeneratorConfig(BaseModel):
     rotation_deg: float = Field(default=25.0, ge=0, le=180)
     scale: float = Field(default=0.12, ge=0, lt=0.5)
     deformation_mm: float = Field(default=3.0, ge=0)
+    growth: float = Field(default=0.4, ge=0, lt=0.7)
     mirror: float = Field(default=0.5, ge=0, le=1)
     contrast: Literal["t1", "any", "mixed"] = "t1"
     spread: float = Field(default=1.0, ge=0)
@@ -186,11 +188,10 @@ class ScanGenerator:
             # The brain is larger than the window on most axes: stay where the window is mostly brain.
             middle, extent = (head.brain_low + head.brain_high) / 2, (head.brain_high - head.brain_low) / 2
             centre = middle + 0.6 * extent * (2 * along - 1)
+        strength = uniform(random, 0, config.deformation_mm)
         displacement = None
-        if config.deformation_mm > 0:
-            strength = uniform(random, 0, config.deformation_mm)
-            nodes = (DEFORMATION_NODES,) * 3
-            displacement = strength * torch.randn((1, 3, *nodes), generator=random) / head.spacing.view(1, 3, 1, 1, 1)
+        if config.deformation_mm > 0 or config.growth > 0:
+            displacement = draw_displacement(random, head, matrix, centre, config.window, strength, config.growth)
         return Placement(matrix, centre, displacement), mirrored
 
     def _draw_look(self, head: HeadMap, random: torch.Generator) -> _Look:
