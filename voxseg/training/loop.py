@@ -109,7 +109,7 @@ def fit(run: Run, network: nn.Module, source: SampleSource, resume: bool = False
             outputs = forward(network, scan, config.precision, deep_supervision=True)
             loss = deep_supervision_loss(outputs, target, config.loss)
             state.optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             norm = nn.utils.clip_grad_norm_(network.parameters(), optimisation.clip)
             _check_finite(run, recorder, loss.item(), norm.item())
 
@@ -138,7 +138,7 @@ def fit(run: Run, network: nn.Module, source: SampleSource, resume: bool = False
 
 def to_device(network: nn.Module, device: torch.device) -> nn.Module:
     """The network on its device, in the memory layout in which 3D convolutions are fastest on CPUs."""
-    return network.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload, no-any-return]
+    return network.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
 def forward(network: nn.Module, scan: Tensor, precision: str, **options: Any) -> Any:

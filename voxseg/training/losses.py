@@ -84,13 +84,13 @@ def deep_supervision_loss(
     level_target = target
     for level, (logits, weight) in enumerate(zip(outputs, config.deep_supervision, strict=False)):
         if level:
-            level_target = coarser(level_target, logits.shape[1])
+            level_target = coarser(level_target, logits.shape[1], logits.shape[2:])
         term = dice_cross_entropy(logits, level_target, config.smoothing / 8**level, config.dice, config.cross_entropy)
         total = total + weight * term
     return total
 
 
-def coarser(target: Tensor, classes: int) -> Tensor:
+def coarser(target: Tensor, classes: int, grid: Sequence[int] | None = None) -> Tensor:
     """The share of each class in each voxel of the grid with half as many voxels.
 
     An even axis of n voxels becomes n / 2 cells of two voxels. An odd one becomes (n + 1) / 2 cells, two voxels apart
@@ -100,25 +100,34 @@ def coarser(target: Tensor, classes: int) -> Tensor:
     Args:
         target: class indices `[B, X, Y, Z]` int64 or shares `[B, K, X, Y, Z]`.
         classes: K.
+        grid: voxels of each axis of the result: half, or as many as before for an axis that is not halved; all halved
+            by default.
 
     Returns:
-        Shares `[B, K, ceil(X/2), ceil(Y/2), ceil(Z/2)]`, float32 for class indices, else of the dtype given.
+        Shares `[B, K, *grid]`, float32 for class indices, else of the dtype given.
+
+    Raises:
+        ValueError: an axis of `grid` is neither.
     """
-    grid = target.shape[-3:]
+    fine = target.shape[-3:]
+    grid = [(size + 1) // 2 for size in fine] if grid is None else list(grid)
     groups: list[int] = []  # x cells, voxels a cell, y cells, ...
-    for axis, size in enumerate(grid):
-        if size % 2:
+    for axis, (size, cells) in enumerate(zip(fine, grid, strict=True)):
+        if cells == size:
+            groups += [size, 1]
+        elif cells != (size + 1) // 2:
+            raise ValueError(f"a grid of {tuple(fine)} voxels does not become one of {tuple(grid)}")
+        elif size % 2:
             halves = torch.arange(2 * (size + 1), device=target.device)
             voxels = ((halves - 1) // 2).clamp(0, size - 1)
             target = target.index_select(target.ndim - 3 + axis, voxels)
             groups += [(size + 1) // 2, 4]
         else:
             groups += [size // 2, 2]
-    cells = groups[0], groups[2], groups[4]
     if target.ndim == 5:
         return target.reshape(*target.shape[:2], *groups).mean((3, 5, 7))
     batch = target.shape[0]
     # The members of a cell as one axis, then each adds its share to its class: no one-hot array on the fine grid.
-    members = target.reshape(batch, *groups).permute(0, 2, 4, 6, 1, 3, 5).reshape(batch, -1, *cells)
+    members = target.reshape(batch, *groups).permute(0, 2, 4, 6, 1, 3, 5).reshape(batch, -1, *grid)
     share = torch.full_like(members, 1.0, dtype=torch.float32) / members.shape[1]
-    return torch.zeros(batch, classes, *cells, device=target.device).scatter_add_(1, members, share)
+    return torch.zeros(batch, classes, *grid, device=target.device).scatter_add_(1, members, share)

@@ -28,10 +28,11 @@ def draw_progress(
         result: of the latest validation.
         title: one line above everything.
     """
-    figure = Figure(figsize=(13, 9), layout="constrained")
+    figure = Figure(figsize=(13, 8.2), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    curves, views = figure.subfigures(2, 1, height_ratios=[1, 1.05])
+    halves: Any = figure.subfigures(2, 1, height_ratios=[1.2, 1])
+    curves, views = halves
     loss_axes, dice_axes = curves.subplots(1, 2, width_ratios=[1, 1.5])
     _draw_loss(loss_axes, metrics)
     _draw_dice(dice_axes, metrics, table)
@@ -72,6 +73,7 @@ def _draw_dice(axes: Any, metrics: dict[str, list[float]], table: LabelTable) ->
             marker=".",
         )
     axes.set_ylim(0, 1)
+    axes.set_xlim(left=0)
     axes.set_xlabel("step")
     axes.set_title("Dice of the averaged weights on generated windows")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small", frameon=False)

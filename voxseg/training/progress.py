@@ -82,7 +82,7 @@ def open_tensorboard(folder: Path, step: int) -> Any | None:
         return None
     from torch.utils.tensorboard.writer import SummaryWriter
 
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
 
 class Display:
