@@ -1,9 +1,12 @@
-"""What may happen at a voxel without breaking equivariance: norms and gates."""
+"""What may happen at a voxel without breaking equivariance: norms and gates.
+
+Both are written as products with small matrices over the channels of all voxels, ``[voxels, C] x [C, k]``: on a CPU that is several times faster than
+slicing a volume into its fields and concatenating them again.
+"""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fields import FieldType, Irrep
@@ -12,8 +15,8 @@ from .fields import FieldType, Irrep
 class FieldNorm(nn.Module):
     """Normalisation over the channels of each voxel, never over space, so that the result does not depend on the window.
 
-    Scalars are layer-normalised (Ba et al. 2016); fields of a higher degree are divided by the root mean square of the components of all fields
-    of that degree; each field then has a learned scale, each 0e scalar a learned shift.
+    Scalars are layer-normalised (Ba et al. 2016); fields of any other irrep are divided by the root mean square of the components of all fields
+    of that irrep; each field then has a learned scale, each 0e scalar a learned shift.
 
     Args:
         field: type of input and output.
@@ -26,40 +29,40 @@ class FieldNorm(nn.Module):
     def __init__(self, field: FieldType | str, epsilon: float = 1e-2) -> None:
         super().__init__()
         self.field, self.epsilon = FieldType(field), epsilon
-        self.scale = nn.Parameter(torch.ones(sum(irrep.multiplicity for irrep in self.field.irreps)))
+        irreps = self.field.irreps
+        self.scale = nn.Parameter(torch.ones(sum(irrep.multiplicity for irrep in irreps)))
         self.shift = nn.Parameter(torch.zeros(self.field.scalars))
+        kind = torch.repeat_interleave(torch.arange(len(irreps)), torch.tensor([irrep.channels for irrep in irreps]))
+        member = torch.nn.functional.one_hot(kind, len(irreps)).float()  # [C, irreps]
+        # A lone scalar minus its mean would be nothing, so it is only scaled.
+        centred = torch.tensor([float(irrep.name == "0e" and irrep.multiplicity > 1) for irrep in irreps])
+        mean = member / member.sum(0)
+        self._centre: Tensor
+        self._mean: Tensor
+        self._member: Tensor
+        self._spread: Tensor
+        self._shifted: Tensor
+        self.register_buffer("_centre", torch.eye(len(kind)) - (mean * centred) @ member.T, persistent=False)
+        self.register_buffer("_mean", mean, persistent=False)
+        self.register_buffer("_member", member.T.contiguous(), persistent=False)
+        self.register_buffer("_spread", _components(self.field), persistent=False)
+        scalars = torch.cat([torch.full((irrep.channels,), irrep.name == "0e") for irrep in irreps])
+        self.register_buffer("_shifted", torch.eye(len(kind))[scalars], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise; see the class for shapes."""
-        x = x.movedim(1, -1)  # [B, X, Y, Z, C]
-        parts, field, scalar = [], 0, 0
-        for irrep, channels in self.field.slices():
-            part = x[..., channels]
-            scale = self.scale[field : field + irrep.multiplicity]
-            shift = None
-            if irrep.name == "0e":
-                shift = self.shift[scalar : scalar + irrep.multiplicity]
-                scalar += irrep.multiplicity
-            parts.append(self._normalised(part, irrep, scale.to(x.dtype), None if shift is None else shift.to(x.dtype)))
-            field += irrep.multiplicity
-        return torch.cat(parts, -1).movedim(-1, 1)
-
-    def _normalised(self, part: Tensor, irrep: Irrep, scale: Tensor, shift: Tensor | None) -> Tensor:
-        if irrep.name == "0e" and irrep.multiplicity > 1:
-            return F.layer_norm(part, (irrep.channels,), scale, shift, self.epsilon)
-        # The mean of pseudoscalars changes sign under reflection as they do, but a lone scalar minus its mean would be nothing.
-        factor = part.square().mean(-1, keepdim=True).add(self.epsilon).rsqrt()
-        part = part * (factor * scale.repeat_interleave(irrep.components))
-        return part if shift is None else part + shift
+        rows = _rows(x) @ self._centre.to(x.dtype)
+        mean_square = rows.square() @ self._mean.to(x.dtype)
+        scale = self._member * (self.scale @ self._spread)
+        factor = (mean_square + self.epsilon).rsqrt() @ scale.to(x.dtype)
+        return _volume(torch.addcmul((self.shift @ self._shifted).to(x.dtype), rows, factor), x)
 
 
 class Gate(nn.Module):
-    """Gated non-linearity (Weiler et al. 2018, section 2.3): scalars through SiLU, other fields times the sigmoid of a scalar of their own.
-
-    Pseudoscalars (0o) pass through tanh, which is odd as they are.
+    """Gated non-linearity (Weiler et al. 2018, section 2.3): each 0e scalar times its own sigmoid (SiLU), any other field times that of a gate.
 
     Args:
-        field: type of the output. The input has one more 0e scalar in front for each field that is gated, see :attr:`field_in`.
+        field: type of the output. The input has one more 0e scalar in front for each field that is no 0e scalar, see :attr:`field_in`.
 
     Shape:
         ``[B, field_in.channels, X, Y, Z]`` to ``[B, field.channels, X, Y, Z]``.
@@ -68,21 +71,37 @@ class Gate(nn.Module):
     def __init__(self, field: FieldType | str) -> None:
         super().__init__()
         self.field = FieldType(field)
-        self.gates = sum(irrep.multiplicity for irrep in self.field.irreps if irrep.degree > 0)
+        self.gates = sum(irrep.multiplicity for irrep in self.field.irreps if irrep.name != "0e")
         self.field_in = FieldType((Irrep(self.gates, 0, 1), *self.field.irreps))
+        # Row = the channel whose sigmoid is used, column = the channel of the output that it multiplies.
+        source = torch.zeros(self.field_in.channels, self.field.channels)
+        gate = 0
+        for irrep, channels in self.field.slices():
+            for index in range(channels.start, channels.stop):
+                own = (index - channels.start) // irrep.components
+                source[self.gates + index if irrep.name == "0e" else gate + own, index] = 1
+            gate += 0 if irrep.name == "0e" else irrep.multiplicity
+        self._controls = int(source.sum(1).nonzero().max()) + 1  # nothing after the last control needs a sigmoid
+        self._source: Tensor
+        self.register_buffer("_source", source[: self._controls], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply; see the class for shapes."""
-        x = x.movedim(1, -1)  # [B, X, Y, Z, C]
-        gates = torch.sigmoid(x[..., : self.gates])
-        fields = x[..., self.gates :]
-        parts, used = [], 0
-        for irrep, channels in self.field.slices():
-            part = fields[..., channels]
-            if irrep.degree == 0:
-                parts.append(F.silu(part) if irrep.parity > 0 else torch.tanh(part))
-                continue
-            gate = gates[..., used : used + irrep.multiplicity, None]
-            parts.append((part.unflatten(-1, (irrep.multiplicity, irrep.components)) * gate).flatten(-2))
-            used += irrep.multiplicity
-        return torch.cat(parts, -1).movedim(-1, 1)
+        rows = _rows(x)
+        multiplier = torch.sigmoid(rows[:, : self._controls]) @ self._source.to(x.dtype)
+        return _volume(rows[:, self.gates :] * multiplier, x)
+
+
+def _components(field: FieldType) -> Tensor:
+    """``[fields, C]``, 1 where a channel is a component of a field."""
+    sizes = torch.tensor([irrep.components for irrep in field.irreps for _ in range(irrep.multiplicity)])
+    return torch.repeat_interleave(torch.eye(len(sizes)), sizes, dim=1)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """``[B, C, X, Y, Z]`` as ``[B X Y Z, C]``, a view where the memory is in channels-last order."""
+    return x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1])
+
+
+def _volume(rows: Tensor, like: Tensor) -> Tensor:
+    return rows.view(like.shape[0], *like.shape[2:], rows.shape[1]).permute(0, 4, 1, 2, 3)

@@ -213,11 +213,20 @@ def _convolve(x: Tensor, taps: Taps, axis: int, moment: int) -> Tensor:
 
 
 def _convolve_transposed(y: Tensor, taps: Taps, axis: int, moment: int, size: int) -> Tensor:
-    kernel, stride, padding = _depthwise(taps, axis, moment, y.shape[1])
-    step = taps[axis]
-    missing = [0, 0, 0]
-    missing[axis] = size - ((y.shape[axis + 2] - 1) * step.stride - 2 * step.padding + step.length)
-    return F.conv_transpose3d(y, kernel, stride=stride, padding=padding, output_padding=missing, groups=y.shape[1])
+    """Adjoint of :func:`_convolve`: samples set apart by zeros, then the kernel turned round.
+
+    A transposed depthwise convolution would do the same, but in bfloat16 it has no fast path on CPUs.
+    """
+    step, dim = taps[axis], axis + 2
+    kernel, _, padding = _depthwise(_transposed(taps), axis, moment, y.shape[1])
+    if step.stride > 1:
+        apart = list(y.shape)
+        # Zeros up to the size from which the turned kernel gives exactly `size` samples.
+        apart[dim] = size + step.length - 1 - 2 * padding[axis]
+        spread = torch.zeros(apart, dtype=y.dtype, device=y.device).contiguous(memory_format=torch.channels_last_3d)
+        spread[(slice(None),) * dim + (slice(0, y.shape[dim] * step.stride, step.stride),)] = y
+        y = spread
+    return F.conv3d(y, kernel, padding=padding, groups=y.shape[1])
 
 
 def _rows(volume: Tensor) -> Tensor:
