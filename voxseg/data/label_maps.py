@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -180,7 +181,7 @@ def _read_head(path: Path, ids: np.ndarray, brain: np.ndarray, device: str | tor
             raise UserError(path, f"has {len(image.shape)} dimensions", "give a 3-D label map")
         image = nib.as_closest_canonical(image)
         labels = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, ImageFileError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
         raise UserError(path, f"cannot be read ({error})", "give a NIfTI label map") from None
     if labels.dtype.kind not in "iu":
         raise UserError(path, f"holds {labels.dtype}, not whole numbers", "save the label map as integers")
@@ -189,7 +190,7 @@ def _read_head(path: Path, ids: np.ndarray, brain: np.ndarray, device: str | tor
         raise UserError(path, f"holds the label {unknown[0]}, which labels.csv lacks", "add a row for it there")
     lookup = np.zeros(int(ids.max()) + 1, dtype=np.uint8)
     lookup[ids] = np.arange(len(ids))
-    rows = np.pad(lookup[labels], 1)
+    rows = np.ascontiguousarray(np.pad(lookup[labels], 1))
     where = np.nonzero(brain[rows])
     if not where[0].size:
         raise UserError(path, "holds no label of the brain", "give a label map of a head")

@@ -7,6 +7,7 @@ Ids are the data set's own (FreeSurfer's for brains) and are what every file hol
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -192,12 +193,13 @@ class LabelTable(Sequence[Label]):
 
     def write(self, path: str | Path) -> None:
         """Write `labels.csv`; complete or not at all."""
-        lines = [",".join(COLUMNS)]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
         for label in self._labels:
-            name = f'"{label.name}"' if "," in label.name else label.name
-            partner = "" if label.partner is None else str(label.partner)
-            lines.append(f"{label.id},{name},{label.colour},{label.side},{partner}")
-        write_text(Path(path), "\n".join(lines) + "\n")
+            partner = "" if label.partner is None else label.partner
+            writer.writerow([label.id, label.name, label.colour, label.side, partner])
+        write_text(Path(path), text.getvalue())
 
 
 class LabelScheme(BaseModel):

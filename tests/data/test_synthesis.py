@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from heads import SHAPE, SPACING, write_toy_heads
+from pydantic import ValidationError
+from torch import Tensor
+
+from voxseg.data._intensity import Shading, draw_shading, low_resolution, smooth3, smooth_noise
+from voxseg.data._spatial import Placement, draw_displacement, rotation_matrix, window_index
+from voxseg.data.label_maps import LabelMaps
+from voxseg.data.labels import LabelScheme
+from voxseg.data.normalise import intensity_range
+from voxseg.data.synthesis import GeneratorConfig, ScanGenerator
+
+SCHEME = LabelScheme(classes=[2, 3, 4, 10])
+PLAIN = {
+    "rotation_deg": 0,
+    "scale": 0,
+    "deformation_mm": 0,
+    "growth": 0,
+    "mirror": 0,
+    "spread": 0,
+    "texture": (0, 0),
+    "skull_strip": 0,
+    "noisy_air": 0,
+    "bias": 0,
+    "gamma": 0,
+    "noise": 0,
+    "blur_mm": (0, 0),
+    "low_resolution": 0,
+    "overhang": 0,
+    "outside": 0,
+    "cut": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_heads(tmp_path_factory.mktemp("heads"))
+
+
+@pytest.fixture(scope="module")
+def maps(folder: Path) -> LabelMaps:
+    return LabelMaps.read(folder, SCHEME)
+
+
+def plain(maps: LabelMaps, **changes: object) -> ScanGenerator:
+    """A generator with every variation off but those given."""
+    return ScanGenerator(maps, GeneratorConfig(**{**PLAIN, "window": (48, 48, 48), **changes}))
+
+
+def pairs(generator: ScanGenerator, count: int) -> list[tuple[Tensor, Tensor]]:
+    samples = [generator.sample((11, k)) for k in range(count)]
+    return [(scan[0, 0], target[0]) for scan, target in samples]
+
+
+class TestSample:
+    def test_shapes_types_and_range(self, maps: LabelMaps) -> None:
+        generator = ScanGenerator(maps, GeneratorConfig(window=(24, 17, 30)))
+        scan, target = generator.sample(3, batch=4)
+        assert scan.shape == (4, 1, 24, 17, 30)
+        assert scan.dtype == torch.float32
+        assert target.shape == (4, 24, 17, 30)
+        assert target.dtype == torch.int64
+        assert -0.5 <= scan.min() <= scan.max() <= 2
+        assert 0 <= target.min() <= target.max() <= 4
+
+    def test_seed_decides_everything(self, maps: LabelMaps) -> None:
+        config = GeneratorConfig(window=(20, 20, 20), contrast="mixed")
+        for seed in (0, 7, (1, 2, 3), (2**40, 5)):
+            first, second = (ScanGenerator(maps, config).sample(seed, 3) for _ in range(2))
+            assert torch.equal(first[0], second[0])
+            assert torch.equal(first[1], second[1])
+        scan, _ = ScanGenerator(maps, config).sample((1, 2, 3), 3)
+        assert not torch.equal(scan[0], scan[1])
+        assert not torch.equal(scan, ScanGenerator(maps, config).sample((1, 3, 2), 3)[0])
+
+    def test_global_random_state_is_neither_read_nor_changed(self, maps: LabelMaps) -> None:
+        generator = ScanGenerator(maps, GeneratorConfig(window=(20, 20, 20)))
+        torch.manual_seed(1)
+        state = torch.get_rng_state()
+        scan, _ = generator.sample(5)
+        assert torch.equal(torch.get_rng_state(), state)
+        torch.manual_seed(2)
+        assert torch.equal(generator.sample(5)[0], scan)
+
+    def test_negative_seed_is_refused(self, maps: LabelMaps) -> None:
+        with pytest.raises(ValueError, match="non-negative"):
+            ScanGenerator(maps, GeneratorConfig()).sample(-1)
+
+    def test_maps_have_to_be_on_the_device(self, maps: LabelMaps) -> None:
+        with pytest.raises(ValueError, match="the label maps are on cpu, not on cuda"):
+            ScanGenerator(maps, GeneratorConfig(), "cuda")
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+    def test_on_a_gpu(self, folder: Path) -> None:
+        maps = LabelMaps.read(folder, SCHEME, "cuda")
+        generator = ScanGenerator(maps, GeneratorConfig(window=(32, 32, 32)), "cuda")
+        for k in range(10):
+            scan, target = generator.sample((1, k), 2)
+            again, _ = generator.sample((1, k), 2)
+            assert scan.is_cuda
+            assert target.is_cuda
+            assert torch.equal(scan, again)
+
+
+class TestConfig:
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"window": (4, 64, 64)}, "at least 8 voxels"),
+            ({"blur_mm": (1.0, 0.5)}, "a least and a largest"),
+            ({"overhang": 0.7, "outside": 0.7}, "more than 1"),
+            ({"skull_strip": 1.5}, "less than or equal to 1"),
+            ({"contrast": "t2"}, "'t1', 'any' or 'mixed'"),
+            ({"rotations": 3}, "rotations"),
+        ],
+    )
+    def test_wrong_values(self, values: dict, message: str) -> None:
+        with pytest.raises(ValidationError, match=message):
+            GeneratorConfig(**values)
+
+
+class TestIntensities:
+    def test_classes_follow_the_prior(self, maps: LabelMaps) -> None:
+        ratios = []
+        for scan, target in pairs(plain(maps), 6):
+            white, cortex = scan[target == 1].median(), scan[target == 2].median()
+            ratios.append(float(cortex / white))
+        # Without spread the class means are exactly those of the prior: 96 and 160.
+        assert ratios == pytest.approx([96 / 160] * 6, abs=0.01)
+
+    def test_spread_of_the_class_means(self, maps: LabelMaps) -> None:
+        values = []
+        for scan, target in pairs(plain(maps, spread=1, window=(32, 32, 32), mirror=0.5), 120):
+            values.append(float(scan[target == 3].median() / scan[target == 1].median()))
+        ratio = torch.tensor(values).log()
+        # log(44/160) and the deviations 11/44 and 21/160 of the two means.
+        assert float(ratio.median()) == pytest.approx(math.log(44 / 160), abs=0.12)
+        assert float(ratio.std()) == pytest.approx(math.hypot(11 / 44, 21 / 160), abs=0.13)
+
+    def test_any_contrast_has_no_order(self, maps: LabelMaps) -> None:
+        brighter = [
+            bool(scan[target == 1].median() > scan[target == 2].median())
+            for scan, target in pairs(plain(maps, contrast="any", window=(32, 32, 32)), 60)
+        ]
+        assert 15 < sum(brighter) < 45
+
+    def test_both_sides_look_alike_in_any_contrast(self, folder: Path) -> None:
+        apart = LabelMaps.read(folder, LabelScheme(classes=[2, 41], merge_sides=False))
+        for scan, target in pairs(plain(apart, contrast="any"), 5):
+            assert float(scan[target == 1].median()) == pytest.approx(float(scan[target == 2].median()), abs=1e-3)
+
+    def test_texture_varies_within_a_class(self, maps: LabelMaps) -> None:
+        for scan, target in pairs(plain(maps, texture=(0.5, 0.5)), 3):
+            inside = scan[target == 1]
+            assert 0.01 < float(inside.std() / inside.mean()) < 0.2
+
+    def test_noise_gamma_and_shading_change_the_scan(self, maps: LabelMaps) -> None:
+        reference, _ = plain(maps).sample(0)
+        for changes in ({"noise": 0.3}, {"gamma": 0.5}, {"bias": 0.5}, {"blur_mm": (2, 2)}):
+            assert not torch.allclose(plain(maps, **changes).sample(0)[0], reference, atol=0.02)
+
+    def test_overview_gives_the_range_of_the_whole_scan(self, maps: LabelMaps) -> None:
+        window = tuple(n + 20 for n in SHAPE)
+        generator = plain(maps, window=window, spread=1, texture=(0.1, 0.6), noise=0.03, bias=0.2, blur_mm=(0.5, 1))
+        for scan, _ in pairs(generator, 5):
+            low, high = intensity_range(scan)
+            assert low == 0
+            assert high == pytest.approx(1, abs=0.25)
+
+
+class TestEmptySpace:
+    def test_windows_in_the_air_happen(self, maps: LabelMaps) -> None:
+        generator = ScanGenerator(maps, GeneratorConfig(window=(32, 32, 32)))
+        empty = [not bool((target > 0).any()) for _, target in pairs(generator, 150)]
+        assert 0.02 < sum(empty) / len(empty) < 0.25
+
+    def test_outside_there_is_nothing(self, maps: LabelMaps) -> None:
+        for scan, target in pairs(plain(maps, outside=1), 10):
+            assert (scan == 0).all()
+            assert (target == 0).all()
+
+    def test_outside_there_is_noise(self, maps: LabelMaps) -> None:
+        for scan, target in pairs(plain(maps, outside=1, noisy_air=1, noise=0.06), 10):
+            assert (target == 0).all()
+            assert 0 <= scan.min() <= scan.max() < 0.7
+
+    def test_overhang(self, maps: LabelMaps) -> None:
+        shares = [float((target > 0).float().mean()) for _, target in pairs(plain(maps, overhang=1), 30)]
+        assert min(shares) < 0.1
+        assert max(shares) > 0.25
+
+    def test_air_within_the_field_of_view(self, maps: LabelMaps) -> None:
+        window = tuple(n + 30 for n in SHAPE)
+        still, _ = pairs(plain(maps, window=window, noise=0.06), 1)[0]
+        noisy, _ = pairs(plain(maps, window=window, noise=0.06, noisy_air=1), 1)[0]
+        assert (still[0] == 0).all()
+        assert (noisy[0] > 0).float().mean() > 0.9
+
+    def test_stripped_background_is_exactly_zero(self, maps: LabelMaps) -> None:
+        window = tuple(n + 20 for n in SHAPE)
+        kept = []
+        for scan, target in pairs(plain(maps, window=window, skull_strip=1, noise=0.06, noisy_air=1), 12):
+            assert (scan[0] == 0).all()
+            assert (scan[:, :, 0] == 0).all()
+            brain = target > 0
+            assert (scan[brain] > 0.02).float().mean() > 0.8
+            kept.append(float((scan[~brain] > 0.02).sum() / brain.sum()))
+        # From close to the brain to a margin of other tissue.
+        assert min(kept) < 0.2
+        assert max(kept) > min(kept) + 0.05
+
+    def test_cut_field_of_view(self, maps: LabelMaps) -> None:
+        for scan, target in pairs(plain(maps, cut=1), 10):
+            ends = [edge for axis in range(3) for edge in (scan.select(axis, 0), scan.select(axis, -1))]
+            labels = [edge for axis in range(3) for edge in (target.select(axis, 0), target.select(axis, -1))]
+            empty = [not edge.any() for edge in ends]
+            assert any(empty)
+            assert all(not label.any() for label, none in zip(labels, empty, strict=True) if none)
+
+
+class TestGeometry:
+    def test_window_without_turning_is_a_crop(self, maps: LabelMaps) -> None:
+        head = maps.heads[0]
+        centre, parts = window_index(head, Placement(torch.eye(3), torch.tensor([30.0, 40.0, 35.0]), None), (9, 7, 5))
+        assert torch.equal(head.rows.view(-1)[centre], head.rows[26:35, 37:44, 33:38])
+        assert torch.equal(parts, centre.expand(4, -1, -1, -1))
+
+    def test_outside_the_map_is_background(self, maps: LabelMaps) -> None:
+        head = maps.heads[0]
+        for corner in (-500.0, 500.0):
+            centre, parts = window_index(head, Placement(torch.eye(3), torch.full((3,), corner), None), (8, 8, 8))
+            assert (head.rows.view(-1)[centre] == 0).all()
+            assert (head.rows.view(-1)[parts] == 0).all()
+
+    def test_partial_volume_at_half_the_resolution(self, maps: LabelMaps) -> None:
+        head = maps.heads[0]
+        _, parts = window_index(head, Placement(2 * torch.eye(3), torch.tensor([36.5, 42.5, 39.5]), None), (20, 20, 20))
+        assert (parts[0] != parts[1]).all()
+
+    def test_volumes_are_those_of_the_map(self, maps: LabelMaps) -> None:
+        window = tuple(n + 10 for n in SHAPE)
+        expected = [torch.bincount(maps.target[head.rows.long()].view(-1)) for head in maps.heads]
+        for _, target in pairs(plain(maps, window=window, spacing=SPACING, rotation_deg=180), 4):
+            counts = torch.bincount(target.view(-1))
+            error = min(float(((counts - e)[1:] / e[1:]).abs().max()) for e in expected)
+            assert error < 0.06
+
+    def test_mirrored_heads_keep_left_on_the_left(self, folder: Path) -> None:
+        apart = LabelMaps.read(folder, LabelScheme(classes=[2, 41], merge_sides=False))
+        window = tuple(n + 60 for n in SHAPE)
+        for mirror in (0, 1):
+            for scan, target in pairs(plain(apart, window=window, mirror=mirror), 2):
+                left, right = ((target == k).nonzero()[:, 0].float().mean() for k in (1, 2))
+                assert left < right
+                assert scan.shape == window
+
+    def test_rotations(self) -> None:
+        random = torch.Generator().manual_seed(0)
+        for _ in range(50):
+            R = rotation_matrix(random, 25)
+            torch.testing.assert_close(R @ R.T, torch.eye(3), atol=1e-5, rtol=0)
+            assert float(torch.linalg.det(R)) == pytest.approx(1, abs=1e-5)
+            assert float(torch.trace(R)) >= 1 + 2 * math.cos(math.radians(25)) - 1e-5
+
+    def test_deformation_does_not_fold(self, maps: LabelMaps) -> None:
+        head = maps.heads[0]
+        random = torch.Generator().manual_seed(0)
+        centre = (head.brain_low + head.brain_high) / 2
+        worst = 1.0
+        for _ in range(30):
+            field = draw_displacement(random, head, torch.eye(3), centre, (64, 64, 64), 0.0, 0.5)[0]
+            step = 63 / (field.shape[-1] - 1)
+            slope = [field[k].diff(dim=k) / step for k in range(3)]
+            worst = min(worst, *(float(1 + s.min()) for s in slope))
+        assert 0 < worst < 1
+
+    def test_no_deformation_unless_asked(self, maps: LabelMaps) -> None:
+        random = torch.Generator().manual_seed(0)
+        field = draw_displacement(random, maps.heads[0], torch.eye(3), torch.full((3,), 30.0), (16, 16, 16), 0.0, 0.0)
+        assert (field == 0).all()
+
+
+class TestIntensityTools:
+    @pytest.mark.parametrize("sigma", [0.0, 0.4, 1.0, 2.2])
+    def test_blur_has_the_variance_asked_for(self, sigma: float) -> None:
+        volume = torch.zeros(41, 41, 41)
+        volume[20, 20, 20] = 1
+        result = smooth3(volume, sigma)
+        assert float(result.sum()) == pytest.approx(1, abs=1e-5)
+        position = torch.arange(41.0) - 20
+        for axes in ((1, 2), (0, 2), (0, 1)):
+            assert float((result.sum(axes) * position**2).sum()) == pytest.approx(sigma**2, abs=1e-4)
+
+    def test_blur_keeps_constants_up_to_the_border(self) -> None:
+        torch.testing.assert_close(smooth3(torch.full((5, 1, 7), 3.0), 1.7), torch.full((5, 1, 7), 3.0))
+
+    @pytest.mark.parametrize("scale", [1, 2, 4, 8])
+    def test_noise_has_unit_deviation(self, scale: int) -> None:
+        random = torch.Generator().manual_seed(0)
+        noise = smooth_noise((60, 50, 40), scale, random)
+        assert noise.shape == (60, 50, 40)
+        assert float(noise.std()) == pytest.approx(1, abs=0.15)
+        neighbours = float((noise[1:] * noise[:-1]).mean() / noise.square().mean())
+        assert abs(neighbours) < 0.05 if scale == 1 else neighbours > 0.5
+
+    @pytest.mark.parametrize("axis", [0, 1, 2])
+    def test_thick_slices(self, axis: int) -> None:
+        random = torch.Generator().manual_seed(0)
+        scan = torch.rand(24, 24, 24, generator=random)
+        thick = low_resolution(scan, axis, 3.0)
+        assert thick.shape == scan.shape
+        variance = [float(thick.diff(dim=k).var() / scan.diff(dim=k).var()) for k in range(3)]
+        assert variance.index(min(variance)) == axis
+        torch.testing.assert_close(low_resolution(torch.ones(9, 8, 7), axis, 2.5), torch.ones(9, 8, 7))
+
+    def test_shading_is_a_positive_gain_of_the_strength_asked_for(self) -> None:
+        random = torch.Generator().manual_seed(0)
+        position = 400 * torch.rand(3000, 3, generator=random)
+        deviations = []
+        for _ in range(40):
+            gain = draw_shading(random, 0.4, torch.ones(3)).at(position)
+            assert (gain > 0).all()
+            deviations.append(float(gain.log().std()))
+        assert max(deviations) < 0.6
+        assert max(deviations) > 0.2
+        assert (Shading(torch.zeros(1, 3), torch.zeros(1), torch.zeros(1)).at(position) == 1).all()
+
+
+def test_on_the_shared_maps(shared_data: Path) -> None:
+    maps = LabelMaps.read(shared_data / "head_label_maps", LabelScheme.brain())
+    generator = ScanGenerator(maps, GeneratorConfig())
+    seen = set()
+    for scan, target in pairs(generator, 12):
+        assert torch.isfinite(scan).all()
+        seen |= set(target.unique().tolist())
+    assert seen == set(range(17))
