@@ -27,10 +27,13 @@ def synthesize(
 
     OUTPUT gets scan_000.nii.gz, labels_000.nii.gz, ..., labels.csv and contact_sheet.png.
     """
+    from voxseg.data.layout import find_label_maps
     from voxseg.errors import UserError
     from voxseg.training.config_file import find_config
 
     path = find_config(config)
+    if data is not None:
+        find_label_maps(data)
     from voxseg.training.config import load_config
 
     settings = load_config(path, overrides or [])

@@ -89,9 +89,9 @@ class TestMistakes:
 
     def test_missing_tables(self, folder: Path) -> None:
         (folder / "t1_intensity_prior.csv").unlink()
-        self.check(folder, "t1_intensity_prior.csv: cannot be read (No such file or directory)")
+        self.check(folder, "t1_intensity_prior.csv: does not exist")
         (folder / "labels.csv").unlink()
-        self.check(folder, "labels.csv: cannot be read")
+        self.check(folder, "labels.csv: does not exist")
 
     @pytest.mark.parametrize(
         ("text", "message"),

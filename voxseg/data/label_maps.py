@@ -15,6 +15,7 @@ from nibabel.spatialimages import SpatialImage
 from torch import Tensor
 
 from voxseg.data.labels import LabelScheme, LabelTable
+from voxseg.data.layout import LABEL_TABLE, T1_PRIOR, find_label_maps
 from voxseg.errors import UserError
 
 COARSE_MM = 4.0
@@ -84,13 +85,9 @@ class LabelMaps:
             UserError: if a file is missing or makes no sense, or a map holds a label that `labels.csv` lacks.
         """
         folder = Path(folder)
-        if not folder.is_dir():
-            raise UserError(folder, "is not a folder", "give a folder of head label maps (map_*.nii.gz, labels.csv)")
-        paths = sorted(folder.glob("map_*.nii*"))
-        if not paths:
-            raise UserError(folder, "holds no map_*.nii.gz", "give a folder of head label maps")
-        columns = _read_columns(folder / "labels.csv", LABEL_COLUMNS, whole=True).astype(np.int64)
-        prior = _read_columns(folder / "t1_intensity_prior.csv", PRIOR_COLUMNS, whole=False)
+        paths = find_label_maps(folder)
+        columns = _read_columns(folder / LABEL_TABLE, LABEL_COLUMNS, whole=True).astype(np.int64)
+        prior = _read_columns(folder / T1_PRIOR, PRIOR_COLUMNS, whole=False)
         columns = columns[np.argsort(columns[:, 0] != 0, kind="stable")]
         _check_tables(folder, columns, prior)
         base = LabelTable.freesurfer()
@@ -142,7 +139,7 @@ def _read_columns(path: Path, columns: tuple[str, ...], whole: bool) -> np.ndarr
 
 def _check_tables(folder: Path, columns: np.ndarray, prior: np.ndarray) -> None:
     """Refuse tables that contradict themselves or each other."""
-    path = folder / "labels.csv"
+    path = folder / LABEL_TABLE
     ids, counts = np.unique(columns[:, 0], return_counts=True)
     if counts.max() > 1:
         raise UserError(path, f"lists the label {ids[counts.argmax()]} twice", "list each label once")
@@ -151,7 +148,7 @@ def _check_tables(folder: Path, columns: np.ndarray, prior: np.ndarray) -> None:
     if columns[0, 0] != 0:
         raise UserError(path, "has no row for the label 0", "add the background: 0,0,0,0")
     if sorted(prior[:, 0]) != list(range(len(prior))):
-        raise UserError(folder / "t1_intensity_prior.csv", "does not number its classes 0, 1, 2, ...", "renumber them")
+        raise UserError(folder / T1_PRIOR, "does not number its classes 0, 1, 2, ...", "renumber them")
     if columns[:, 2].max() >= len(prior):
         raise UserError(
             path,
