@@ -35,23 +35,26 @@ def explain(model: type[BaseModel], error: ValidationError, file: str, overridde
     if first["type"] == "missing":
         return UserError(subject, "is missing", f"add it{more}")
     message = first["msg"].removeprefix("Value error, ")
-    if message.startswith("Input should "):
+    subject_of_rule, rule, _ = message.partition(" should ")
+    if rule and subject_of_rule in ("Input", "String", "List", "Tuple", "Dictionary"):
         shown = repr(first["input"])
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        return UserError(subject, f"{shown} is not allowed", f"it {message.removeprefix('Input ')}{more}")
+        remedy = message.replace(subject_of_rule, "it", 1)
+        return UserError(subject, f"{shown} is not allowed", f"{remedy}{more}")
     return UserError(subject, message, f"correct it{more}")
 
 
 def _suggestion(config: type[BaseModel], location: Sequence[int | str]) -> str:
     names = _keys(config, location[:-1])
-    nearest = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
+    key = str(location[-1])
+    nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.5) or [name for name in names if key in name]
     if nearest:
         return f"did you mean '{nearest[0]}'?"
     # The key may be right and stand in the wrong block.
     for block, field in config.model_fields.items():
         model = _model(field.annotation)
-        if model and location[-1] in model.model_fields:
-            return f"did you mean '{block}.{location[-1]}'?"
+        if model and key in model.model_fields:
+            return f"did you mean '{block}.{key}'?"
     return f"allowed are: {', '.join(names)}" if names else "remove it"
 
 

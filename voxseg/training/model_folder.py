@@ -47,7 +47,8 @@ def write_model(
     folder.mkdir(parents=True, exist_ok=True)
     provenance = _provenance(config, step, seconds, device, dice)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in averaged.state_dict().items()}
-    metadata = {"format": "pt", "voxseg": versions()["voxseg"], "name": config.name, "step": str(step)}
+    # One entry only: safetensors writes several in an order that changes from file to file.
+    metadata = {"voxseg": f"{config.name}, step {step}, voxseg {versions()['voxseg']}"}
     write_complete(folder / "model.safetensors", lambda path: save_file(weights, path, metadata))
     table.write(folder / "labels.csv")
     contents = {

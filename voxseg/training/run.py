@@ -114,8 +114,11 @@ class Recorder:
 
     def __init__(self, run: Run, state: TrainingState, display: Display) -> None:
         self.run, self.state, self.display = run, state, display
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_text(run.folder / "config.yaml", yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False))
+        try:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            write_text(run.folder / "config.yaml", yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False))
+        except OSError as error:
+            raise UserError(run.folder, f"cannot be written to ({error.strerror})", "choose another with -o") from None
         self.dice_columns = [f"dice {name}" for name in run.table.names]
         columns = ["step", "seconds", "loss", "learning_rate", "gradient_norm", "dice", *self.dice_columns]
         self.metrics = MetricsFile(run.folder / "metrics.csv", columns, state.step)
@@ -156,9 +159,18 @@ class Recorder:
         self.display.update(row)
 
     def save(self) -> None:
-        """Writes the checkpoint first, then what can be made again from it."""
+        """Writes the checkpoint first, then what can be made again from it.
+
+        Raises:
+            UserError: the disk is full, or the folder cannot be written to any more.
+        """
         run, state = self.run, self.state
-        run.store.save(state.contents(run.config.model_dump(mode="json")))
+        try:
+            run.store.save(state.contents(run.config.model_dump(mode="json")))
+        except OSError as error:
+            problem = f"step {state.step} cannot be saved ({error.strerror})"
+            kept = f"the checkpoint of step {self.saved_step} is kept: " if self.saved_step else ""
+            raise UserError(run.store.folder, problem, f"{kept}make room, then use --resume") from None
         self.saved_step = state.step
         write_model(
             run.folder / "model",

@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_training import SIZE, BandSource, TinyNetwork, metrics_without_time, tiny_run, weights
+
+from voxseg.errors import UserError
+from voxseg.training.environment import StopSignals, seed_everything
+from voxseg.training.loop import Outcome, fit, forward
+from voxseg.training.progress import read_metrics
+from voxseg.training.run import check_folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _fit(folder: Path, resume: bool = False, source: BandSource | None = None, **changes: Any) -> Outcome:
+    seed_everything(5)
+    return fit(tiny_run(folder, **changes), TinyNetwork(), source or BandSource(), resume)
+
+
+def _assert_same_bits(a: Path, b: Path) -> None:
+    left, right = weights(a), weights(b)
+    assert left["step"] == right["step"]
+    for part in ("network", "averaged"):
+        assert left[part].keys() == right[part].keys()
+        assert all(torch.equal(left[part][name], right[part][name]) for name in left[part])
+    for index, moments in left["optimiser"]["state"].items():
+        assert all(torch.equal(moments[name], right["optimiser"]["state"][index][name]) for name in moments)
+    assert torch.equal(left["random"]["torch"], right["random"]["torch"])
+    assert metrics_without_time(a) == metrics_without_time(b)
+    assert (a / "model" / "model.safetensors").read_bytes() == (b / "model" / "model.safetensors").read_bytes()
+
+
+def _stop_after(monkeypatch: pytest.MonkeyPatch, step: int, number: signal.Signals = signal.SIGTERM) -> None:
+    """Sends this process a signal in the middle of a step."""
+    original = BandSource.sample
+
+    def sample(self: BandSource, seed: Any, batch: int = 1) -> Any:
+        if seed[1:] == (step - 1, 0):
+            os.kill(os.getpid(), number)
+        return original(self, seed, batch)
+
+    monkeypatch.setattr(BandSource, "sample", sample)
+
+
+@pytest.mark.parametrize("first", [1, 3, 4])
+def test_resumed_run_is_the_uninterrupted_one_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    assert _fit(tmp_path / "whole").step == 6
+    with monkeypatch.context() as patch:
+        _stop_after(patch, first)
+        stopped = _fit(tmp_path / "parts")
+        assert (stopped.step, stopped.signal) == (first, signal.SIGTERM)
+    finished = _fit(tmp_path / "parts", resume=True)
+    assert (finished.step, finished.signal) == (6, None)
+    _assert_same_bits(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_killed_after_a_checkpoint_the_rows_beyond_it_are_written_once(tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    class Source(BandSource):
+        def sample(self, seed: Any, batch: int = 1) -> Any:
+            if seed[1:] == (4, 0):
+                raise Killed
+            return super().sample(seed, batch)
+
+    _fit(tmp_path / "whole")
+    with pytest.raises(Killed):
+        _fit(tmp_path / "parts", source=Source())
+    assert weights(tmp_path / "parts")["step"] == 3
+    assert read_metrics(tmp_path / "parts" / "metrics.csv")["step"] == [1, 2, 3, 4]
+    _fit(tmp_path / "parts", resume=True)
+    _assert_same_bits(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_truncated_checkpoint_goes_on_from_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _fit(tmp_path / "run")
+    last = tmp_path / "run" / "checkpoints" / "last.pt"
+    os.truncate(last, last.stat().st_size // 2)
+    capsys.readouterr()
+    _fit(tmp_path / "run", resume=True)
+    assert "going on from previous.pt at step 3" in capsys.readouterr().err
+    _fit(tmp_path / "whole")
+    _assert_same_bits(tmp_path / "whole", tmp_path / "run")
+
+
+def test_killed_before_the_first_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError):
+        _fit(tmp_path / "run", source=BandSource(nan_at=1))
+    _fit(tmp_path / "run", resume=True)
+    assert "no checkpoint yet, starting at step 0" in capsys.readouterr().err
+    _fit(tmp_path / "whole")
+    _assert_same_bits(tmp_path / "whole", tmp_path / "run")
+
+
+def test_steps_may_be_raised_but_not_lowered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _fit(tmp_path)
+    capsys.readouterr()
+    assert _fit(tmp_path, resume=True, steps=9, optimiser={"weight_decay": 0.5}).step == 9
+    shown = capsys.readouterr().err
+    assert "going on at step 6, changed: steps 6 -> 9; optimiser.weight_decay 0.0001 -> 0.5" in shown
+    assert read_metrics(tmp_path / "metrics.csv")["step"] == list(range(1, 10))
+    assert weights(tmp_path)["optimiser"]["param_groups"][0]["weight_decay"] == 0.5
+    with pytest.raises(UserError, match="steps: is 4, but 9 were taken; raise it"):
+        _fit(tmp_path, resume=True, steps=4)
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
+    _fit(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "events" not in str(path)}
+    assert _fit(tmp_path, resume=True).step == 6
+    assert before == {path: path.read_bytes() for path in before}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": {"group": "O3"}}, "network.group: is O3, but the run was started with SO3"),
+        ({"labels": {"classes": [10, 11, 13]}}, "labels.classes: is .*10, 11, 13.*, but the run was started with"),
+    ],
+)
+def test_another_network_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    _fit(tmp_path)
+    before = (tmp_path / "checkpoints" / "last.pt").read_bytes()
+    with pytest.raises(UserError, match=message):
+        _fit(tmp_path, resume=True, **changes)
+    assert (tmp_path / "checkpoints" / "last.pt").read_bytes() == before
+    assert "SO3" in (tmp_path / "config.yaml").read_text()
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    _fit(tmp_path)
+    with pytest.raises(UserError, match="does not fit this network"):
+        fit(tiny_run(tmp_path), TinyNetwork(classes=7), BandSource(), resume=True)
+
+
+def test_folders(tmp_path: Path) -> None:
+    check_folder(tmp_path / "new", resume=False)
+    check_folder(tmp_path, resume=False)
+    with pytest.raises(UserError, match="there is no run to go on with"):
+        check_folder(tmp_path, resume=True)
+    (tmp_path / "notes.txt").write_text("keep me")
+    with pytest.raises(UserError, match="exists and is not empty"):
+        check_folder(tmp_path, resume=False)
+    with pytest.raises(UserError, match="exists and is not empty"):
+        check_folder(tmp_path / "notes.txt", resume=False)
+
+
+def test_nan_loss_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    message = r"the loss is nan .* in step 5 \(sample seed \(0, 4, 0\)\); the checkpoint of step 3 is kept"
+    with pytest.raises(UserError, match=message):
+        _fit(tmp_path, source=BandSource(nan_at=4))
+    saved = weights(tmp_path)
+    assert saved["step"] == 3
+    assert all(tensor.isfinite().all() for tensor in saved["network"].values())
+    assert read_metrics(tmp_path / "metrics.csv")["step"] == [1, 2, 3, 4]
+    assert _fit(tmp_path, resume=True).step == 6
+
+
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="the checkpoint of step 3 is kept"):
+        _fit(tmp_path, source=BandSource(nan_at=4))
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="step 6 cannot .*No space.*; the checkpoint of step 3 is kept"):
+        _fit(tmp_path, resume=True)
+    assert weights(tmp_path)["step"] == 3
+
+
+def test_time_between_checkpoints(tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        _fit(tmp_path, source=BandSource(nan_at=2), checkpoint={"steps": 1000, "minutes": 1e-9})
+    assert weights(tmp_path)["step"] == 2
+
+
+def test_what_a_run_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    source = BandSource()
+    assert 0 <= _fit(tmp_path, source=source).dice <= 1
+    files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    model = [f"model/{name}" for name in ("MODEL_CARD.md", "config.yaml", "labels.csv", "model.safetensors")]
+    assert files == [
+        "checkpoints/last.pt",
+        "checkpoints/previous.pt",
+        "config.yaml",
+        "metrics.csv",
+        *model,
+        "progress.png",
+    ]
+    assert "tensorboard is not installed" in capsys.readouterr().err
+    assert (tmp_path / "progress.png").read_bytes().startswith(b"\x89PNG")
+    metrics = read_metrics(tmp_path / "metrics.csv")
+    assert [not math.isnan(dice) for dice in metrics["dice"]] == [False, True] * 3
+    assert metrics["learning_rate"][-1] == pytest.approx(1e-5)
+    assert source.seeds[2:] == [(0, step, 0) for step in range(6)]
+    assert not set(source.seeds[:2]) & set(source.seeds[2:])
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    outcome = _fit(tmp_path, steps=80, batch=2, validation={"every": 80, "windows": 2}, averaging={"decay": 0.9})
+    assert outcome.dice > 0.8
+
+
+def test_bfloat16_is_near_float32(tmp_path: Path) -> None:
+    _fit(tmp_path / "single")
+    _fit(tmp_path / "half", precision="bfloat16")
+    single, half = (read_metrics(tmp_path / name / "metrics.csv")["loss"] for name in ("single", "half"))
+    assert half == pytest.approx(single, rel=0.02)
+    assert half != single
+    assert weights(tmp_path / "half")["network"]["fine.weight"].dtype == torch.float32
+    assert forward(TinyNetwork().eval(), torch.zeros(1, 1, SIZE, SIZE, SIZE), "bfloat16").dtype == torch.bfloat16
+
+
+def test_second_signal_acts_as_before() -> None:
+    with StopSignals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.received is signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+CHILD = """
+import sys, time
+sys.path.insert(0, {here!r})
+import torch
+from pathlib import Path
+from tiny_training import BandSource, TinyNetwork, tiny_run
+from voxseg.training.environment import seed_everything
+from voxseg.training.loop import fit
+
+class Slow(BandSource):
+    def sample(self, seed, batch=1):
+        time.sleep(0.05)
+        return super().sample(seed, batch)
+
+torch.set_num_threads(1)
+seed_everything(5)
+outcome = fit(tiny_run(Path({folder!r}), steps=300, log_every=1, checkpoint={{"steps": 4}}), TinyNetwork(), Slow())
+sys.exit(128 + outcome.signal if outcome.signal else 0)
+"""
+
+
+def _child_until_step(folder: Path, step: int) -> subprocess.Popen[str]:
+    code = CHILD.format(here=str(Path(__file__).parent), folder=str(folder))
+    child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    for line in child.stderr:
+        if line.startswith(f"step {step}/"):
+            return child
+    raise AssertionError(f"the child ended with {child.wait()}")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
+def test_sigterm_saves_the_step_and_kill_loses_little(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    child = _child_until_step(run, 6)
+    child.send_signal(signal.SIGTERM)
+    child.communicate(timeout=60)
+    assert child.returncode == 128 + signal.SIGTERM
+    step = weights(run)["step"]
+    assert step >= 6
+    assert read_metrics(run / "metrics.csv")["step"] == list(range(1, step + 1))
+
+    run = tmp_path / "killed"
+    child = _child_until_step(run, 10)
+    child.kill()
+    child.communicate(timeout=60)
+    saved = weights(run)["step"]
+    assert saved >= 8
+    _fit(run, resume=True, steps=saved + 3)
+    assert read_metrics(run / "metrics.csv")["step"] == list(range(1, saved + 4))
