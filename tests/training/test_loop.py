@@ -181,7 +181,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="the checkpoint of step 3 is kept"):
         _fit(tmp_path, source=BandSource(nan_at=4))
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match="step 6 cannot .*No space.*; the checkpoint of step 3 is kept"):
+    with pytest.raises(UserError, match=r"step 6 cannot .*No space.*; the checkpoint of step 3 is kept"):
         _fit(tmp_path, resume=True)
     assert weights(tmp_path)["step"] == 3
 
