@@ -7,7 +7,8 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 from voxseg.data.geometry import Geometry
-from voxseg.data.volume import read_volume, scan_name
+from voxseg.data.paths import scan_name
+from voxseg.data.volume import read_volume
 from voxseg.errors import UserError
 
 SHAPE = (9, 10, 12)

@@ -1,0 +1,92 @@
+"""The `voxseg` command: finds the command asked for, and turns errors into one line and an exit code.
+
+Nothing heavy is imported here or by the modules of the commands, so that help and usage errors come at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from voxseg.cli._errors import DEBUG_VARIABLE, describe_bug, show_traceback
+
+from voxseg import __version__
+from voxseg.errors import UserError
+
+__all__ = ["app", "run"]
+
+COMMANDS = ("predict", "train", "synthesize")
+"""Each is the function of its own name in the module of its own name."""
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+class _LazyGroup(TyperGroup):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        function = getattr(importlib.import_module(f"voxseg.cli.{cmd_name}"), cmd_name)
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
+        single.command(cmd_name, no_args_is_help=True)(function)
+        return typer.main.get_command(single)
+
+
+app = typer.Typer(
+    cls=_LazyGroup, add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"voxseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help=f"Show where an error came from (or set {DEBUG_VARIABLE}=1).")
+    ] = False,
+) -> None:
+    """Segment 3D medical images with networks that turn with the scan: the same answer in every pose."""
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Exit codes: 0 all done, 1 something failed, 2 the call or an input was wrong, 130 stopped by Ctrl-C.
+
+    Args:
+        arguments: without the program's name; by default those of the process.
+    """
+    command = typer.main.get_command(app)
+    try:
+        command.main(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="voxseg")
+    except UserError as error:
+        show_traceback(error)
+        print(f"voxseg: {error}", file=sys.stderr)
+        sys.exit(USAGE)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        print(f"voxseg: {describe_bug(error)}", file=sys.stderr)
+        sys.exit(FAILED)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,277 @@
+"""`voxseg predict`: segment scans."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+import time
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from voxseg.cli._allocator import keep_freed_memory
+from voxseg.cli._errors import describe_bug, show_traceback
+
+from voxseg.data.paths import check_scan_path, scan_name
+from voxseg.errors import UserError
+from voxseg.inference.locate import locate_model
+
+if TYPE_CHECKING:
+    from voxseg.data.volume import Volume
+    from voxseg.inference.predictor import Predictor, Segmentation
+
+EXAMPLE = "nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+EXAMPLE_NAME = "icbm152"
+# The share of the time that each stage takes, about, for the progress bar.
+STAGES = {"reading": 5, "preparing": 5, "network": 65, "restoring": 10, "writing": 5, "drawing": 10}
+
+
+class Device(str, Enum):
+    """Where the network runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+def predict(
+    scans: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="SCAN", help="Scans: .nii, .nii.gz, .mgz, .nrrd or .mha.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FOLDER", help="Where to write; beside each scan by default."),
+    ] = None,
+    model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="A packaged model or a model folder.")] = "brain",
+    device: Annotated[
+        Device, typer.Option(help="auto is a CUDA GPU if there is one, otherwise the CPU.")
+    ] = Device.auto,
+    example: Annotated[
+        bool, typer.Option("--example", help="Segment the ICBM152 template that comes with nilearn, into this folder.")
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Processor threads; one a core by default.")
+    ] = None,
+    max_memory: Annotated[
+        float | None,
+        typer.Option(min=1.0, metavar="GB", help="Memory to stay within on the CPU; 4 or what is free by default."),
+    ] = None,
+) -> None:
+    """Segment scans.
+
+    For each SCAN writes NAME_seg.nii.gz (labels in the scan's own grid), NAME_volumes.tsv and NAME_qc.png. Several
+    scans are done one after the other; one that fails does not stop the others. Nothing is sent or fetched.
+    """
+    cases = _cases(scans or [], output, example)
+    folder = locate_model(model)
+    keep_freed_memory()
+    previous = signal.signal(signal.SIGTERM, _terminated)
+    limit = None if max_memory is None else int(max_memory * 1e9)
+    batch = _Batch(folder, device.value, threads, limit, len(cases))
+    try:
+        for scan, target in cases:
+            batch.add(scan, target)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    batch.finish()
+
+
+def _terminated(number: int, frame: object) -> None:
+    """Leave as an exception does, so that temporary files are removed."""
+    raise SystemExit(128 + number)
+
+
+def _cases(scans: list[Path], output: Path | None, example: bool) -> list[tuple[Path, Path]]:
+    """Each scan with the path that its results begin with, such as `FOLDER/NAME`.
+
+    Raises:
+        UserError: if there is no scan, the output is no folder, or two scans would write the same files.
+    """
+    if not scans and not example:
+        raise UserError("SCAN", "no scan is given", "give one or more scans, or --example")
+    if output is not None and output.exists() and not output.is_dir():
+        raise UserError(f"-o {output}", "is a file", "give a folder")
+    cases = [(scan, (output or scan.parent) / scan_name(scan)) for scan in scans]
+    if example:
+        cases.append((_example_scan(), (output or Path.cwd()) / EXAMPLE_NAME))
+    first: dict[str, Path] = {}
+    for scan, target in cases:
+        # File systems of laptops take upper and lower case for the same.
+        earlier = first.setdefault(str(target.absolute()).casefold(), scan)
+        if earlier is not scan:
+            problem = f"would write the same files as {earlier} ({target}_seg.nii.gz)"
+            raise UserError(scan, problem, "rename one, or segment them into different folders with -o")
+    return cases
+
+
+def _example_scan() -> Path:
+    """The template file in the installed nilearn, which is not imported: that takes seconds."""
+    found = importlib.util.find_spec("nilearn")
+    if found is None or found.origin is None:
+        problem = "needs the package nilearn, which has the example scan"
+        raise UserError("--example", problem, "install it with: pip install 'voxseg[example]'")
+    scan = Path(found.origin).parents[1] / EXAMPLE
+    if not scan.is_file():
+        problem = f"this version of nilearn does not have the example scan ({scan.name})"
+        raise UserError("--example", problem, "install another one with: pip install 'nilearn>=0.11,<0.15'")
+    return scan
+
+
+class _Batch:
+    """Scans one after the other with one model, which is loaded when the first scan turns out to be readable."""
+
+    def __init__(self, model: Path, device: str, threads: int | None, max_memory: int | None, count: int) -> None:
+        self.model, self.device, self.threads, self.max_memory, self.count = model, device, threads, max_memory, count
+        self.predictor: Predictor | None = None
+        self.done = 0
+        self.failures: list[tuple[Path, str, bool]] = []  # scan, message, whether it is the user's to mend
+
+    def add(self, scan: Path, target: Path) -> None:
+        """Segment one scan; a failure is told and remembered."""
+        try:
+            self._segment(scan, target)
+            self.done += 1
+        except _ModelError as error:
+            raise error.cause from None
+        except UserError as error:
+            show_traceback(error)
+            self._fail(scan, str(error), True)
+        except MemoryError:
+            self._fail(scan, f"{scan}: ran out of memory; give --max-memory, or a smaller scan", True)
+        except Exception as error:
+            self._fail(scan, f"{scan}: {describe_bug(error)}", False)
+
+    def _fail(self, scan: Path, message: str, by_user: bool) -> None:
+        self.failures.append((scan, message, by_user))
+        print(f"voxseg: {message}", file=sys.stderr)
+
+    def finish(self) -> None:
+        """List what failed, if there was more than one scan, and exit with the code for it."""
+        if not self.failures:
+            return
+        if self.count > 1:
+            print(f"voxseg: {len(self.failures)} of {self.count} scans failed:", file=sys.stderr)
+            for scan, _, _ in self.failures:
+                print(f"  {scan}", file=sys.stderr)
+        unusable = not self.done and all(by_user for _, _, by_user in self.failures)
+        raise typer.Exit(2 if unusable else 1)
+
+    def _segment(self, scan: Path, target: Path) -> None:
+        start = time.perf_counter()
+        check_scan_path(scan)
+        _check_writable(target.parent)
+        with _Progress(target.name) as progress:
+            progress("reading", 0.0)
+            from voxseg.data.volume import read_volume  # 0.3 s
+
+            volume = read_volume(scan)
+            predictor = self._load()
+            segmentation = predictor.segment(volume, progress)
+            written = _write(volume, segmentation, predictor, target, progress)
+        seconds = time.perf_counter() - start
+        if not any(segmentation.voxel_counts()):
+            print(f"voxseg: {scan}: nothing was found in it; look at {written[-1]}", file=sys.stderr)
+        names = ", ".join(path.name for path in written)
+        print(f"{scan}: wrote {names} to {target.parent} in {seconds:.0f} s")
+
+    def _load(self) -> Predictor:
+        """The model on its device; what is wrong with it concerns every scan."""
+        if self.predictor is None:
+            try:
+                self.predictor = _load_predictor(self.model, self.device, self.threads, self.max_memory)
+            except UserError as error:
+                raise _ModelError(error) from error
+        return self.predictor
+
+
+class _ModelError(Exception):
+    """A mistake that is not about one scan."""
+
+    def __init__(self, cause: UserError) -> None:
+        self.cause = cause
+
+
+def _load_predictor(model: Path, device: str, threads: int | None, max_memory: int | None) -> Predictor:
+    import torch
+
+    from voxseg.inference.model import load_model
+    from voxseg.inference.predictor import Predictor
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return Predictor(load_model(model), device, max_memory)
+
+
+def _write(
+    volume: Volume, segmentation: Segmentation, predictor: Predictor, target: Path, progress: _Progress
+) -> list[Path]:
+    """Write the three files of a scan, all or none; returns their paths."""
+    from voxseg import __version__
+    from voxseg.data.segmentation import write_segmentation
+    from voxseg.data.staging import staged
+    from voxseg.report.qc import draw_qc
+    from voxseg.report.volumes import write_volumes
+
+    name = predictor.model.config.name
+    about = f"voxseg {__version__}, model {name}"
+    table, counts = segmentation.table, segmentation.voxel_counts()
+    paths = [target.with_name(target.name + suffix) for suffix in ("_seg.nii.gz", "_volumes.tsv", "_qc.png")]
+    _make_folder(target.parent)
+    with staged(*paths) as (labels, volumes, picture):
+        progress("writing", 0.0)
+        write_segmentation(labels, segmentation.labels, table, volume, about)
+        write_volumes(volumes, table, counts, volume.geometry.voxel_volume)
+        progress("drawing", 0.0)
+        title = f"{target.name}  ({about})"
+        draw_qc(picture, volume.data, segmentation.classes, volume.geometry, table, counts, title)
+        progress("drawing", 1.0)
+    return paths
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written to before anything is computed for it."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise UserError(existing, "is not a folder", "choose another folder with -o")
+    if not os.access(existing, os.W_OK):
+        raise UserError(existing, "may not be written to (no permission)", "choose another folder with -o")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"the folder cannot be made ({error.strerror})"
+        raise UserError(folder, problem, "choose another folder with -o") from error
+
+
+class _Progress:
+    """A bar on standard error that names the stage; nothing where standard error is not a terminal."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.bar: Any = None
+
+    def __enter__(self) -> _Progress:
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}"
+            self.bar = tqdm(total=sum(STAGES.values()), bar_format=form, leave=False, desc=self.name)
+        return self
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        if self.bar is None:
+            return
+        before = sum(STAGES[s] for s in list(STAGES)[: list(STAGES).index(stage)])
+        self.bar.n = before + fraction * STAGES[stage]
+        self.bar.set_description_str(f"{self.name}: {stage}")
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.close()

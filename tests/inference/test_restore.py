@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import torch
+from grids import ORIENTATIONS, SPACINGS, make_affine
+
+from voxseg.data.geometry import Geometry
+from voxseg.inference import restore as module
+from voxseg.inference.prepare import affine_points, interpolate_at, working_grid
+from voxseg.inference.resample import axis_matrix, centred_positions
+from voxseg.inference.restore import keep_largest, restore
+
+SHAPE = (30, 34, 26)
+
+
+def random_probabilities(shape, classes=5, smooth=2.0):
+    torch.manual_seed(0)
+    noise = torch.nn.functional.avg_pool3d(torch.randn(1, classes, *(n + 4 for n in shape)), 5, stride=1)
+    return (noise[0] * 30 * smooth).softmax(0)
+
+
+def everything_interpolated(probabilities, box, grid, scan):
+    """All classes at the scan's resolution, point by point: the slow way."""
+    to_grid = np.linalg.inv(grid.affine) @ scan.affine
+    to_grid[:3, 3] -= [s.start for s in box]
+    points = affine_points(to_grid, tuple(range(n) for n in scan.shape))
+    return interpolate_at(probabilities[None], points)
+
+
+def assert_same_classes(result, values):
+    """Equal but where the two best classes are as good as tied."""
+    best = values.sort(0, descending=True).values
+    clear = ((best[0] - best[1] > 1e-4) | (best.sum(0) == 0)).numpy()
+    assert clear.mean() > 0.95
+    assert np.array_equal(result[clear], values.argmax(0).numpy()[clear])
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("layout", [(2, 1, 0), (0, 1, 2)])
+def test_equals_interpolating_everything(orientation, spacing, layout, monkeypatch):
+    monkeypatch.setattr(module, "SLAB_ELEMENTS", 4000)
+    scan = Geometry(SHAPE, make_affine(orientation, "oblique", spacing))
+    grid = working_grid(scan, 4.0)
+    box = tuple(slice(1, n - 1) for n in grid.shape)
+    probabilities = random_probabilities([s.stop - s.start for s in box])
+    result = restore(probabilities, box, grid, scan, layout)
+    assert result.shape == scan.shape
+    assert result.dtype == np.uint8
+    assert result.transpose(layout).flags.c_contiguous
+    assert_same_classes(result, everything_interpolated(probabilities, box, grid, scan))
+
+
+def test_small_structures_are_not_lost_to_the_boxes(monkeypatch):
+    monkeypatch.setattr(module, "SLAB_ELEMENTS", 4000)
+    scan = Geometry(SHAPE, make_affine("LPS"))
+    grid = working_grid(scan, 2.0)
+    logits = torch.full((40, *grid.shape), -8.0)
+    logits[0] = 0
+    places = torch.randint(1, 11, (39, 3), generator=torch.Generator().manual_seed(1))
+    for k, (x, y, z) in enumerate(places, start=1):
+        logits[k, x, y, z] = 0.5
+    probabilities = logits.softmax(0)
+    box = tuple(slice(0, n) for n in grid.shape)
+    result = restore(probabilities, box, grid, scan)
+    assert_same_classes(result, everything_interpolated(probabilities, box, grid, scan))
+    assert len(np.unique(result)) > 30
+
+
+def test_thick_slices_take_the_mean_over_their_thickness():
+    scan = Geometry((20, 20, 9), np.diag([1, 1, 6, 1]))
+    grid = working_grid(scan, 1.0)
+    probabilities = random_probabilities(grid.shape, smooth=0.5)
+    box = tuple(slice(0, n) for n in grid.shape)
+    matrices = [
+        axis_matrix(centred_positions(n, s, m), m, s, clamp=False)
+        for n, s, m in zip(scan.shape, scan.spacing, grid.shape, strict=True)
+    ]
+    expected = torch.einsum("kabc,ia,jb,lc->kijl", probabilities, *matrices)
+    assert_same_classes(restore(probabilities, box, grid, scan), expected)
+
+
+@pytest.mark.parametrize("layout", [(2, 1, 0), (0, 2, 1)])
+def test_sheared_grids(layout, monkeypatch):
+    monkeypatch.setattr(module, "SLAB_VOXELS", 8000)
+    scan = Geometry(SHAPE, make_affine("PSR", "oblique", "isotropic", shear=12))
+    grid = working_grid(scan, 2.0)
+    box = tuple(slice(1, n - 1) for n in grid.shape)
+    probabilities = random_probabilities([s.stop - s.start for s in box])
+    result = restore(probabilities, box, grid, scan, layout)
+    assert_same_classes(result, everything_interpolated(probabilities, box, grid, scan))
+
+
+def test_outside_the_box_is_background():
+    scan = Geometry(SHAPE, np.eye(4))
+    grid = working_grid(scan, 2.0)
+    probabilities = torch.zeros(3, 5, 5, 5)
+    probabilities[2] = 1
+    done = []
+    result = restore(probabilities, (slice(5, 10),) * 3, grid, scan, progress=done.append)
+    found = np.argwhere(result == 2)
+    assert (result > 0).sum() == len(found)
+    # The box reaches over 5 voxels of 2 mm, and interpolation one voxel further.
+    assert found.min(axis=0).tolist() == [9, 9, 9]
+    assert found.max(axis=0).tolist() == [20, 20, 20]
+    assert done[-1] == 1
+
+
+def test_only_the_largest_piece_is_kept():
+    probabilities = torch.zeros(3, 20, 20, 20)
+    probabilities[0] = 1
+    for k, place in ((1, slice(2, 8)), (2, slice(8, 12)), (1, slice(15, 17))):
+        probabilities[:, place, place, place] = 0
+        probabilities[k, place, place, place] = 1
+    kept = keep_largest(probabilities.clone())
+    classes = kept.argmax(0)
+    assert (classes == 1).sum() == 6**3  # touches class 2 at a corner only, and belongs with it
+    assert (classes == 2).sum() == 4**3
+    assert torch.equal(kept[0, 15:17, 15:17, 15:17], torch.ones(2, 2, 2))
+    empty = torch.zeros(3, 4, 4, 4)
+    empty[0] = 1
+    assert torch.equal(keep_largest(empty.clone()), empty)

@@ -1,0 +1,58 @@
+import itertools
+
+import pytest
+import torch
+
+from voxseg.inference.windows import gaussian_weights, in_windows, window_count, window_starts
+
+
+@pytest.mark.parametrize("length", range(5, 70))
+@pytest.mark.parametrize("window", [8, 16])
+@pytest.mark.parametrize("overlap", [0.25, 0.5])
+def test_windows_cover_the_axis_alike_from_both_ends(length, window, overlap):
+    window = min(window, length)
+    starts = window_starts(length, window, overlap)
+    assert starts == sorted(set(starts))
+    assert starts[0] == 0
+    assert starts[-1] + window == length
+    assert [length - window - start for start in reversed(starts)] == starts
+    steps = [b - a for a, b in itertools.pairwise(starts)]
+    assert max(steps, default=0) <= window * (1 - overlap) + 1
+
+
+def test_local_functions_do_not_notice_windows():
+    image = torch.randn(1, 1, 30, 41, 17)
+    done = []
+    result = in_windows(lambda x: torch.cat([x, 2 * x], 1), image, (16, 16, 32), 2, progress=done.append)
+    assert torch.allclose(result, torch.cat([image, 2 * image], 1), atol=1e-5)
+    assert len(done) == window_count(image.shape[2:], (16, 16, 32)) > 1
+    assert done[-1] == 1
+
+
+def test_windows_turn_with_the_volume():
+    image = torch.randn(1, 1, 31, 44, 20)
+
+    def smooth(x):
+        return torch.nn.functional.avg_pool3d(x, 5, stride=1, padding=2)
+
+    turned = in_windows(smooth, image.transpose(2, 3).flip(2), (16, 16, 16), 1)
+    assert torch.allclose(turned, in_windows(smooth, image, (16, 16, 16), 1).transpose(2, 3).flip(2), atol=1e-5)
+
+
+def test_equals_monai_where_it_has_the_same_windows():
+    inferers = pytest.importorskip("monai.inferers")
+    image = torch.randn(1, 1, 32, 24, 40)
+    network = torch.nn.Conv3d(1, 3, 5, padding=2)
+    theirs = inferers.SlidingWindowInferer((16, 16, 16), overlap=0.5, mode="gaussian")
+    with torch.no_grad():
+        expected = theirs(image, network)
+        result = in_windows(network, image, (16, 16, 16), 3)
+    assert torch.allclose(result, expected, atol=1e-4)
+
+
+def test_weights():
+    weights = gaussian_weights((9, 16, 5))
+    assert weights.shape == (9, 16, 5)
+    assert weights.max() <= 1
+    assert weights.min() >= 1e-3
+    assert torch.equal(weights, weights.flip(0, 1, 2))

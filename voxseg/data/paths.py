@@ -1,0 +1,40 @@
+"""Names of scan files; imports nothing heavy, so that a wrong path is told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from voxseg.errors import UserError
+
+__all__ = ["SUFFIXES", "check_scan_path", "scan_name"]
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+NIBABEL_SUFFIXES = (*NIFTI_SUFFIXES, ".mgz", ".mgh")
+ITK_SUFFIXES = (".nrrd", ".mha")
+SUFFIXES = (*NIBABEL_SUFFIXES, *ITK_SUFFIXES)
+
+
+def scan_name(path: Path) -> str:
+    """The file name of a scan without its folder and suffix: `a/b.nii.gz` is `b`."""
+    for suffix in SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.stem
+
+
+def check_scan_path(path: Path) -> None:
+    """Refuse, without opening it, a path that cannot be a scan.
+
+    Raises:
+        UserError: if it does not exist, is a folder, is empty, or has a suffix that is not read.
+    """
+    formats = ", ".join(SUFFIXES)
+    if path.is_dir():
+        raise UserError(path, "is a folder", f"give the scan files in it ({formats})")
+    if not path.is_file():
+        raise UserError(path, "does not exist" if not path.exists() else "is not a file", "check the path")
+    if not path.name.lower().endswith(SUFFIXES):
+        remedy = f"convert it to one of {formats} (DICOM: with dcm2niix)"
+        raise UserError(path, "is not in a format that is read", remedy)
+    if path.stat().st_size == 0:
+        raise UserError(path, "is an empty file", "copy or export the scan again")

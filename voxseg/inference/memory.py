@@ -1,0 +1,64 @@
+"""How much memory there is, and how large a window fits into it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from voxseg.networks import NetworkConfig
+
+__all__ = ["DEFAULT_LIMIT", "free_memory", "network_bytes", "resident_memory", "window_size"]
+
+DEFAULT_LIMIT = 4 * 10**9
+"""Bytes that the whole process may take if nothing else is said."""
+
+SMALLEST_WINDOW = 32
+MULTIPLE = 8  # windows of a multiple of this size are halved evenly on every level
+
+
+def network_bytes(config: NetworkConfig) -> int:
+    """Bytes that a folded network needs at its peak for each voxel of its input, beyond a constant.
+
+    The peak is on the finest level, where the skip connection, the upsampled features, both in one tensor, and the
+    input and output of the convolution are alive together. Measured for several widths by the tests of this module.
+    """
+    from voxseg.steerable import FieldType
+
+    channels = FieldType(config.levels[0]).channels
+    return 4 * (7 * channels + 2 * config.out_channels + config.in_channels)
+
+
+def window_size(bytes_per_voxel: int, allowed: int) -> int:
+    """Voxels on each side of the largest cubic window that fits into `allowed` bytes."""
+    side = int((max(allowed, 0) / bytes_per_voxel) ** (1 / 3)) // MULTIPLE * MULTIPLE
+    return max(side, SMALLEST_WINDOW)
+
+
+def resident_memory() -> int:
+    """Bytes of memory that this process holds now; 0 where that cannot be told."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def free_memory() -> int | None:
+    """Bytes that this process could still take, within the machine and its control group; None if unknown."""
+    limits = []
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                limits.append(int(line.split()[1]) * 1024)
+    except (OSError, ValueError):
+        pass
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        limits.append(limit - int((group / "memory.current").read_text(encoding="ascii")))
+    except (OSError, ValueError):
+        pass  # no control group, or no limit ("max")
+    if not limits and sys.platform == "darwin":
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    return min(limits) if limits else None

@@ -1,0 +1,195 @@
+"""From class probabilities on the working grid to the label of each voxel of the scan, slab by slab."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from voxseg.data.geometry import Geometry
+from voxseg.inference.prepare import MAX_SHEAR, SLAB_VOXELS, Box, affine_points, interpolate_at
+from voxseg.inference.resample import axis_matrix, centred_positions
+
+__all__ = ["keep_largest", "restore"]
+
+SLAB_ELEMENTS = 2**19  # voxels of a slab at the scan's resolution: a few MiB of working memory, which stay in cache
+
+
+def keep_largest(probabilities: Tensor) -> Tensor:
+    """Make background, in place, of all structures but the largest piece of their union (26 neighbours).
+
+    Args:
+        probabilities: `[K, X, Y, Z]`, class 0 the background.
+    """
+    found = probabilities.argmax(0).ne_(0).cpu().numpy()
+    pieces, count = ndimage.label(found, structure=np.ones((3, 3, 3)))
+    if count > 1:
+        labels = torch.from_numpy(pieces)
+        sizes = torch.bincount(labels.flatten())
+        sizes[0] = 0
+        small = ((labels > 0) & (labels != sizes.argmax())).to(probabilities.device)
+        probabilities[:, small] = 0
+        probabilities[0, small] = 1
+    return probabilities
+
+
+def restore(
+    probabilities: Tensor,
+    box: Box,
+    grid: Geometry,
+    scan: Geometry,
+    layout: tuple[int, int, int] = (2, 1, 0),
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> NDArray[np.uint8]:
+    """The most probable class at each voxel of the scan, from linearly interpolated probabilities.
+
+    Never are all classes held at the scan's resolution: only one class of one slab is, and a running maximum. A class
+    is looked at only where it can win, inside the box of the voxels at which its probability is at least 1/K: the
+    largest of K numbers that sum to one is no less, and interpolation exceeds no corner. So the result is that of
+    interpolating everything.
+
+    Args:
+        probabilities: `[K, X, Y, Z]` in `box`, canonical axes, class 0 the background; outside the box is background.
+        box: part of the working grid.
+        grid: the working grid (`prepare.working_grid` of `scan`).
+        scan: the grid wanted.
+        layout: axes of the scan from the one with the largest step in memory to the smallest.
+        progress: called with the fraction done.
+
+    Returns:
+        `[X, Y, Z]` in the scan's stored axes, laid out in memory as asked for.
+    """
+    shape = tuple(scan.shape[axis] for axis in layout)
+    result = np.zeros(shape, dtype=np.uint8)
+    if scan.shear > MAX_SHEAR:
+        _restore_sheared(result, probabilities, box, grid, scan, layout, progress)
+    else:
+        _restore_axes(result, probabilities, box, grid, scan, layout, progress)
+    return result.transpose(np.argsort(layout))
+
+
+def _restore_axes(
+    result: NDArray[np.uint8],
+    probabilities: Tensor,
+    box: Box,
+    grid: Geometry,
+    scan: Geometry,
+    layout: tuple[int, int, int],
+    progress: Callable[[float], None],
+) -> None:
+    """`restore` for grids along the same axes, written into `result`, whose axes are in the order of `layout`."""
+    device = probabilities.device
+    spacing = grid.spacing[0]
+    matrices = []
+    for stored in layout:
+        canonical = scan.permutation.index(stored)
+        step = scan.spacing[stored] / spacing
+        positions = centred_positions(scan.shape[stored], step, grid.shape[canonical])
+        if scan.flips[canonical]:
+            positions = positions.flip(0)
+        count = box[canonical].stop - box[canonical].start
+        matrices.append(axis_matrix(positions - box[canonical].start, count, step, clamp=False))
+    order = [scan.permutation.index(stored) for stored in layout]
+    classes = probabilities.permute(0, *(axis + 1 for axis in order)).contiguous()
+    margins = [_band(matrix) for matrix in matrices]
+    bounds = [_winning_box(p, 1 / len(classes), margins) for p in classes]
+    rows = [[_rows(m, b) for m, b in zip(matrices, bound, strict=True)] for bound in bounds]
+    slab = max(1, SLAB_ELEMENTS // (result.shape[1] * result.shape[2]))
+    on_device = [m.to(device) for m in matrices]
+    for start in range(0, result.shape[0], slab):
+        stop = min(start + slab, result.shape[0])
+        _restore_slab(result[start:stop], start, classes, bounds, rows, on_device)
+        progress(stop / result.shape[0])
+
+
+def _restore_slab(
+    result: NDArray[np.uint8],
+    start: int,
+    classes: Tensor,
+    bounds: list[tuple[slice, slice, slice]],
+    rows: list[list[slice]],
+    matrices: list[Tensor],
+) -> None:
+    """The running maximum over the classes in one slab, `result [R, N1, N2]`, which begins at row `start`."""
+    best = torch.zeros(result.shape, device=classes.device)
+    winner = torch.zeros(result.shape, dtype=torch.uint8, device=classes.device)
+    for k, (bound, (first, second, third)) in enumerate(zip(bounds, rows, strict=True)):
+        low, high = max(first.start, start), min(first.stop, start + result.shape[0])
+        if high <= low or second.stop <= second.start or third.stop <= third.start:
+            continue
+        drawn_on = _columns(matrices[0][low:high], bound[0])
+        source = classes[k, drawn_on, bound[1], bound[2]]
+        along_first = torch.tensordot(matrices[0][low:high, drawn_on], source, dims=1)  # [r, C1, C2]
+        values = torch.matmul(matrices[1][second, bound[1]], along_first @ matrices[2][third, bound[2]].T)
+        place = (slice(low - start, high - start), second, third)
+        if k:
+            winner[place].masked_fill_(values > best[place], k)
+            torch.maximum(best[place], values, out=best[place])
+        else:
+            best[place] = values
+    result[...] = winner.cpu().numpy()
+
+
+def _winning_box(probability: Tensor, least: float, margins: list[int]) -> tuple[slice, slice, slice]:
+    """Smallest box that holds every voxel at which a class reaches `least`, and all that may be averaged with one."""
+    reached = probability >= least
+    slices = []
+    for axis, (margin, count) in enumerate(zip(margins, probability.shape, strict=True)):
+        low, high = [a for a in range(3) if a != axis]
+        line = reached.any(high).any(low).nonzero()
+        if len(line) == 0:
+            return slice(0, 0), slice(0, 0), slice(0, 0)
+        slices.append(slice(max(int(line[0]) - margin, 0), min(int(line[-1]) + margin + 1, count)))
+    return slices[0], slices[1], slices[2]
+
+
+def _band(matrix: Tensor) -> int:
+    """How far apart two samples can be that a row of the matrix draws on."""
+    used = matrix > 0
+    first = used.byte().argmax(1)
+    last = matrix.shape[1] - 1 - used.flip(1).byte().argmax(1)
+    return int((last - first)[used.any(1)].max()) if used.any() else 0
+
+
+def _rows(matrix: Tensor, columns: slice) -> slice:
+    """The rows of a banded matrix that draw on any of these columns."""
+    return _span((matrix[:, columns] > 0).any(1), 0)
+
+
+def _columns(rows: Tensor, within: slice) -> slice:
+    """The columns, among those in `within`, that any of these rows draws on."""
+    return _span((rows[:, within] > 0).any(0), within.start)
+
+
+def _span(used: Tensor, offset: int) -> slice:
+    """From the first to the last true entry."""
+    places = used.nonzero()
+    return slice(offset + int(places[0]), offset + int(places[-1]) + 1) if len(places) else slice(0, 0)
+
+
+def _restore_sheared(
+    result: NDArray[np.uint8],
+    probabilities: Tensor,
+    box: Box,
+    grid: Geometry,
+    scan: Geometry,
+    layout: tuple[int, int, int],
+    progress: Callable[[float], None],
+) -> None:
+    """`restore` for a scan whose axes are not at right angles: interpolated point by point."""
+    to_grid: NDArray[np.float64] = np.linalg.inv(grid.affine) @ scan.affine
+    to_grid[:3, 3] -= [s.start for s in box]
+    to_grid = to_grid[:, [*layout, 3]]
+    source = probabilities[None]
+    lengths: tuple[Any, ...] = result.shape
+    slab = max(1, SLAB_VOXELS // 8 // (lengths[1] * lengths[2]))
+    for start in range(0, lengths[0], slab):
+        stop = min(start + slab, lengths[0])
+        points = affine_points(to_grid, (range(start, stop), range(lengths[1]), range(lengths[2])))
+        result[start:stop] = interpolate_at(source, points).argmax(0).to(torch.uint8).cpu().numpy()
+        progress(stop / lengths[0])
