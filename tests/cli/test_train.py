@@ -92,7 +92,10 @@ def test_from_the_config_to_a_model_and_on(tmp_path: Path, config: Path, label_m
     rows = (run / "metrics.csv").read_text().splitlines()
     assert [row.partition(",")[0] for row in rows] == ["step", "1", "2", "3", "4"]
     assert torch.load(run / "checkpoints" / "last.pt", weights_only=True)["step"] == 4
-    assert (run / "model" / "model.safetensors").is_file()
+    # In the warm-up the learning rate is that of a run planned for four steps at once, and so are the weights.
+    _train(config, "--data", label_maps, "-o", tmp_path / "whole", "--threads", 1)
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (run, tmp_path / "whole")]
+    assert weights[0] == weights[1]
     with pytest.raises(UserError, match="exists and is not empty"):
         _train(config, "--data", label_maps, "-o", run)
 

@@ -122,7 +122,8 @@ def fit(run: Run, network: nn.Module, source: SampleSource, resume: bool = False
 
             result = None
             if state.step % config.validation.every == 0 or state.step == config.steps:
-                result = validation.run(lambda x: forward(averaged, x, config.precision), run.device)
+                # In float32 whatever the training's precision, as the finished model is used.
+                result = validation.run(lambda x: forward(averaged, x, "float32"), run.device)
             state.seconds += time.monotonic() - started
             recorder.record(loss.item(), rate, norm.item(), result)
 
