@@ -37,7 +37,7 @@ class _LazyGroup(TyperGroup):
             return None
         function = getattr(importlib.import_module(f"voxseg.cli.{cmd_name}"), cmd_name)
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(cmd_name, no_args_is_help=True)(function)
+        single.command(cmd_name)(function)
         return typer.main.get_command(single)
 
 

@@ -41,11 +41,13 @@ class Device(str, Enum):
 def predict(
     scans: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="SCAN", help="Scans: .nii, .nii.gz, .mgz, .nrrd or .mha.", show_default=False),
+        typer.Argument(metavar="SCAN", help="Scans: .nii, .nii.gz, .mgz, .nrrd or .mha.", readable=False),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="FOLDER", help="Where to write; beside each scan by default."),
+        typer.Option(
+            "-o", "--output", metavar="FOLDER", help="Where to write; beside each scan by default.", readable=False
+        ),
     ] = None,
     model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="A packaged model or a model folder.")] = "brain",
     device: Annotated[
@@ -235,7 +237,7 @@ def _write(
 
 def _check_writable(folder: Path) -> None:
     """Refuse a folder that cannot be written to before anything is computed for it."""
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir():
         raise UserError(existing, "is not a folder", "choose another folder with -o")
     if not os.access(existing, os.W_OK):
