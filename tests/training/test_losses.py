@@ -23,11 +23,13 @@ def _case(shape: tuple[int, ...] = (2, 6, 7, 8), absent: int | None = None) -> t
 @pytest.mark.parametrize("absent", [None, 3])
 def test_equals_monai_with_gradient(absent: int | None) -> None:
     losses = pytest.importorskip("monai.losses")
-    reference = losses.DiceCELoss(
-        include_background=False, softmax=True, to_onehot_y=True, batch=True, smooth_nr=5.0, smooth_dr=5.0
+    dice = losses.DiceLoss(
+        include_background=False, softmax=True, to_onehot_y=True, batch=True, smooth_nr=5.0, smooth_dr=5.0, reduction="none"
     )
     logits, target = _case(absent=absent)
-    expected = reference(logits, target[:, None])
+    terms = dice(logits, target[:, None]).flatten()
+    present = torch.tensor([k != absent for k in range(1, K)])
+    expected = terms[present].mean() + functional.cross_entropy(logits, target)
     (expected_gradient,) = torch.autograd.grad(expected, logits)
     loss = dice_cross_entropy(logits, target, smoothing=5.0)
     (gradient,) = torch.autograd.grad(loss, logits)
@@ -47,16 +49,16 @@ def test_gradient_for_class_shares() -> None:
     assert torch.autograd.gradcheck(lambda x: dice_cross_entropy(x, shares), logits)
 
 
-def test_empty_window_costs_little_and_false_positives_cost_something() -> None:
+def test_empty_window_costs_little_and_false_positives_cost_cross_entropy_alone() -> None:
     target = torch.zeros(1, 8, 8, 8, dtype=torch.int64)
     empty = torch.zeros(1, K, 8, 8, 8)
     empty[:, 0] = 20.0
     assert dice_cross_entropy(empty, target) < 1e-3
     wrong = empty.clone()
     wrong[:, 2, 0, 0, :5] = 40.0
-    # Five voxels of one absent structure of four, at a smoothing of five voxels: half of a quarter.
-    dice = dice_cross_entropy(wrong, target, smoothing=5.0, cross_entropy_weight=0.0)
-    assert dice == pytest.approx(0.5 / 4, abs=1e-3)
+    assert dice_cross_entropy(wrong, target, cross_entropy_weight=0.0) == 0
+    # Five voxels, each wrong by 20 nats.
+    assert dice_cross_entropy(wrong, target) == pytest.approx(5 * 20 / 8**3, rel=1e-3)
 
 
 def test_low_precision_logits_give_a_float32_loss() -> None:

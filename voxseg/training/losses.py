@@ -2,7 +2,7 @@
 
 The one-hot target of the finest grid is never made: with 17 classes it is larger than everything else in the loss. The
 result equals MONAI's `DiceCELoss(include_background=False, softmax=True, batch=True)` with the same smoothing in the
-numerator and the denominator, at 0.3 times its time (64³ voxels, 17 classes, one core, with backward: 0.036 s against
+numerator and the denominator wherever every structure is present, at 0.3 times its time (64³ voxels, 17 classes, one core, with backward: 0.036 s against
 0.125 s).
 """
 
@@ -22,9 +22,10 @@ def dice_cross_entropy(
 ) -> Tensor:
     """Soft Dice, averaged over the structures, plus cross-entropy, averaged over the voxels.
 
-    The Dice of a structure pools the whole batch. A structure that is absent counts as well: its term is
-    `S / (S + smoothing)` for a predicted volume of S voxels, so that a false positive costs something, and a window
-    in which there is rightly nothing costs nothing.
+    The Dice of a structure pools the whole batch. A structure that is absent from it has no Dice term, and its false
+    positives cost cross-entropy alone: with a term `S / (S + smoothing)` for S predicted voxels, windows without a small
+    structure push its probability down much harder than windows with it pull it up, and small structures are learned late
+    (measured: mean Dice on two real scans after 750 steps 0.29, three structures not found at all).
 
     Args:
         logits: `[B, K, X, Y, Z]`, class 0 is the background.
@@ -58,7 +59,9 @@ def dice_cross_entropy(
         overlap = torch.zeros(classes, dtype=logits.dtype, device=logits.device).index_add(0, index, own.exp())
         volume = torch.bincount(index, minlength=classes).to(logits.dtype)
     dice = (2 * overlap + smoothing) / (probability.sum(0) + volume + smoothing)
-    return dice_weight * (1 - dice[1:].mean()) + cross_entropy_weight * cross_entropy
+    present = (volume[1:] > 0).to(dice.dtype)
+    dice_loss = ((1 - dice[1:]) * present).sum() / present.sum().clamp(min=1)
+    return dice_weight * dice_loss + cross_entropy_weight * cross_entropy
 
 
 def deep_supervision_loss(
