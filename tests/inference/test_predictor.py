@@ -1,4 +1,6 @@
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -165,3 +167,25 @@ def test_window_sizes():
     free = memory.free_memory()
     assert free is None or free > 0
     assert memory.resident_memory() >= 0
+
+
+MEASURE = """
+import resource, sys, torch
+from voxseg.inference.memory import NETWORK_CONSTANT, network_bytes
+from voxseg.networks import NetworkConfig, build_network
+config = NetworkConfig(out_channels=17)
+network = build_network(config).fold()
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+with torch.inference_mode():
+    network(torch.zeros(1, 1, 16, 16, 16))
+    before = peak()
+    network(torch.randn(1, 1, 88, 80, 84)).softmax(1)
+print((peak() - before) / (NETWORK_CONSTANT + network_bytes(config) * 88 * 80 * 84))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in other units elsewhere")
+def test_networks_need_no_more_memory_than_is_counted_on():
+    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
+    assert 0.3 < float(done.stdout) < 1

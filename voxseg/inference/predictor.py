@@ -17,7 +17,14 @@ from torch import Tensor
 from voxseg.data.labels import LabelTable
 from voxseg.data.volume import Volume
 from voxseg.errors import UserError
-from voxseg.inference.memory import DEFAULT_LIMIT, free_memory, network_bytes, resident_memory, window_size
+from voxseg.inference.memory import (
+    DEFAULT_LIMIT,
+    NETWORK_CONSTANT,
+    free_memory,
+    network_bytes,
+    resident_memory,
+    window_size,
+)
 from voxseg.inference.model import Model
 from voxseg.inference.prepare import prepare, working_grid
 from voxseg.inference.resample import memory_order
@@ -130,6 +137,7 @@ class Predictor:
             allowed = int(torch.cuda.mem_get_info(self.device)[0] * 0.8)
         else:
             allowed = self._allowed() - image.numel() * 4 * (classes + 1)
+        allowed -= NETWORK_CONSTANT
         batch = image[None, None]
         if image.numel() * per_voxel <= allowed:
             try:

@@ -91,8 +91,8 @@ def draw_qc(
         place = (left / size[0], bottom / size[1], width * inches / size[0], height * inches / size[1])
         axes = figure.add_axes(place)
         _draw_plane(axes, view, scan, classes, point, shown, spacing, window, table)
-        position = geometry.canonical.to_world(np.array(point))[view.cut]
-        caption = f"{view.name}, {'xyz'[view.cut]} = {position:.0f} mm"
+        position = round(geometry.canonical.to_world(np.array(point))[view.cut])
+        caption = f"{view.name}, {'xyz'[view.cut]} = {position} mm"
         axes.text(0.02, 1.02, caption, transform=axes.transAxes, ha="left", va="bottom", color=TEXT, size=8)
         left += width * inches + 0.1
     note = (
@@ -150,6 +150,8 @@ def _draw_plane(
     table: LabelTable,
 ) -> None:
     """One plane: the scan in grey, the outlines of the structures, letters at the sides."""
+    from matplotlib.patheffects import withStroke
+
     index: list[Any] = list(shown)
     index[view.cut] = point[view.cut]
     # What is left has the axes (across, up), for both are in ascending order.
@@ -175,7 +177,8 @@ def _draw_plane(
     axes.set_ylim(0, rows * up)
     places = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"), (0.5, 0.02, "center", "bottom"))
     for letter, (u, v, ha, va) in zip(view.letters, (*places, (0.5, 0.98, "center", "top")), strict=True):
-        axes.text(u, v, letter, transform=axes.transAxes, ha=ha, va=va, color=LETTERS, size=10, weight="bold")
+        text = axes.text(u, v, letter, transform=axes.transAxes, ha=ha, va=va, color=LETTERS, size=10, weight="bold")
+        text.set_path_effects([withStroke(linewidth=2.5, foreground=BACKGROUND)])
 
 
 def _draw_legend(
