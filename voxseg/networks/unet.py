@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..steerable import FieldType, strides_for, upsample
+from ..steerable import FieldType, Irrep, strides_for, upsample
 from .config import NetworkConfig
 
 Triple = tuple[int, int, int]
@@ -65,17 +65,20 @@ class UNet(nn.Module):
 
         self.narrow = nn.ModuleList(layers.linear(fields[level + 1], fields[level]) for level in range(depth - 1))
         self.decoder = nn.ModuleList()
+        decoded = [finest_field(config), *fields[1:]]
         for level in range(depth - 1):
             blocks = []
-            for index in range(config.decoder_convolutions[level]):
+            count = config.decoder_convolutions[level]
+            for index in range(count):
                 field_in = fields[level] + fields[level] if index == 0 else fields[level]
-                blocks.append(layers.block(field_in, fields[level], spacings[level], level, (1, 1, 1)))
+                field_out = decoded[level] if index == count - 1 else fields[level]
+                blocks.append(layers.block(field_in, field_out, spacings[level], level, (1, 1, 1)))
             self.decoder.append(nn.Sequential(*blocks))
 
         logits = FieldType(f"{config.out_channels}x0e")
         supervised = max(depth - 1, 1) if config.deep_supervision else 1
-        self.logits = nn.ModuleList(layers.linear(field, logits) for field in fields[:supervised])
-        self.heads = nn.ModuleDict({name: layers.linear(fields[0], FieldType(field)) for name, field in config.heads.items()})
+        self.logits = nn.ModuleList(layers.linear(field, logits) for field in decoded[:supervised])
+        self.heads = nn.ModuleDict({name: layers.linear(decoded[0], FieldType(field)) for name, field in config.heads.items()})
 
     def forward(self, x: Tensor, deep_supervision: bool = False) -> Tensor | list[Tensor]:
         """Logits; with ``deep_supervision`` a list of logits, finest first, each on the grid of its level."""
@@ -115,6 +118,20 @@ class UNet(nn.Module):
             result: Tensor = checkpoint(stage, x, use_reentrant=False)
             return result
         return stage(x)
+
+
+def finest_field(config: NetworkConfig) -> FieldType:
+    """The type of the finest features, from which the outputs are read.
+
+    Logits are scalars, so all channels of the finest level become scalars in the last block, and no field is computed that nothing reads; only the
+    irreps that a further head asks for are kept beside them. A network of a single level has no decoder and keeps its type.
+    """
+    finest = FieldType(config.levels[0])
+    if len(config.levels) == 1:
+        return finest
+    asked = {irrep.name for field in config.heads.values() for irrep in FieldType(field).irreps} - {"0e"}
+    kept = tuple(irrep for irrep in finest.irreps if irrep.name in asked)
+    return FieldType((Irrep(finest.channels - sum(irrep.channels for irrep in kept), 0, 1), *kept))
 
 
 def grids(config: NetworkConfig, spacing: Spacing) -> tuple[list[Spacing], list[Triple]]:
