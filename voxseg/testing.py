@@ -169,7 +169,8 @@ def interpolated_error(
     centre = (torch.tensor(grid, dtype=torch.float64) - 1) / 2
     index = (points @ rotation.T / step + centre).T.numpy()  # where R p lies in the turned output
     sampled = np.stack([[map_coordinates(channel.numpy(), index, order=3) for channel in sample] for sample in turned])
-    inside = upright[:, :, *(points / step + centre).round().long().T]  # type: ignore[index]
+    i, j, k = (points / step + centre).round().long().T
+    inside = upright[:, :, i, j, k]
     expected = torch.einsum("ij,bjn->bin", _representation(field_out, rotation), inside)
     return ((torch.from_numpy(sampled) - expected).norm() / expected.norm().clamp(min=1e-30)).item()
 

@@ -85,7 +85,7 @@ class _SeparableConvolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, mix = ctx.saved_tensors  # type: ignore[attr-defined]
         taps: Taps = ctx.taps  # type: ignore[attr-defined]
         for_x, for_mix, for_bias, _ = ctx.needs_input_grad  # type: ignore[attr-defined]
