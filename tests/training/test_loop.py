@@ -261,7 +261,7 @@ sys.exit(128 + outcome.signal if outcome.signal else 0)
 
 
 def _child_until_step(folder: Path, step: int) -> subprocess.Popen[str]:
-    code = CHILD.format(here=str(Path(__file__).parent), folder=str(folder))
+    code = CHILD.format(here=str(Path(__file__).parents[1]), folder=str(folder))
     child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     assert child.stderr is not None
     for line in child.stderr:
