@@ -118,7 +118,7 @@ def _complex_from_real(degree: int) -> Tensor:
     for m in range(1, degree + 1):
         root = 1 / math.sqrt(2)
         unitary[degree - m, degree + m] = root
-        unitary[degree - m, degree - m] = torch.tensor(-1j * root)
+        unitary[degree - m, degree - m] = torch.tensor(-1j * root, dtype=unitary.dtype)
         unitary[degree + m, degree + m] = (-1) ** m * root
         unitary[degree + m, degree - m] = 1j * (-1) ** m * root
     return (-1j) ** degree * unitary
