@@ -1,9 +1,9 @@
 import pytest
 import torch
 import yaml
-from models import IDS, write_model
 from safetensors.torch import save_file
 
+from models import IDS, write_model
 from voxseg.errors import UserError
 from voxseg.inference.locate import locate_model, packaged_models
 from voxseg.inference.model import load_model

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from grids import ORIENTATIONS, make_affine
 from models import write_model
-
 from voxseg.data.geometry import Geometry
 from voxseg.data.labels import LabelTable
 from voxseg.data.volume import Volume

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from grids import ORIENTATIONS, SPACINGS, make_affine
 
+from grids import ORIENTATIONS, SPACINGS, make_affine
 from voxseg.data.geometry import Geometry
 from voxseg.inference import restore as module
-from voxseg.inference.prepare import affine_points, interpolate_at, working_grid
-from voxseg.inference.resample import axis_matrix, centred_positions
+from voxseg.inference.prepare import covering_grid
+from voxseg.inference.resample import affine_points, axis_matrix, axis_positions, interpolate_at
 from voxseg.inference.restore import keep_largest, restore
 
 SHAPE = (30, 34, 26)
@@ -18,10 +18,17 @@ def random_probabilities(shape, classes=5, smooth=2.0):
     return (noise[0] * 30 * smooth).softmax(0)
 
 
-def everything_interpolated(probabilities, box, grid, scan):
+def inner_grid(scan, spacing, left_out=1):
+    """A working grid that leaves out a few voxels at the edge of the scan."""
+    grid = covering_grid(scan, spacing)
+    affine = grid.affine.copy()
+    affine[:3, 3] = grid.to_world(np.full(3, left_out))
+    return Geometry(tuple(n - 2 * left_out for n in grid.shape), affine)
+
+
+def everything_interpolated(probabilities, grid, scan):
     """All classes at the scan's resolution, point by point: the slow way."""
     to_grid = np.linalg.inv(grid.affine) @ scan.affine
-    to_grid[:3, 3] -= [s.start for s in box]
     points = affine_points(to_grid, tuple(range(n) for n in scan.shape))
     return interpolate_at(probabilities[None], points)
 
@@ -40,66 +47,62 @@ def assert_same_classes(result, values):
 def test_equals_interpolating_everything(orientation, spacing, layout, monkeypatch):
     monkeypatch.setattr(module, "SLAB_ELEMENTS", 4000)
     scan = Geometry(SHAPE, make_affine(orientation, "oblique", spacing))
-    grid = working_grid(scan, 4.0)
-    box = tuple(slice(1, n - 1) for n in grid.shape)
-    probabilities = random_probabilities([s.stop - s.start for s in box])
-    result = restore(probabilities, box, grid, scan, layout)
+    grid = inner_grid(scan, 4.0)
+    probabilities = random_probabilities(grid.shape)
+    result = restore(probabilities, grid, scan, layout)
     assert result.shape == scan.shape
     assert result.dtype == np.uint8
     assert result.transpose(layout).flags.c_contiguous
-    assert_same_classes(result, everything_interpolated(probabilities, box, grid, scan))
+    assert_same_classes(result, everything_interpolated(probabilities, grid, scan))
 
 
 def test_small_structures_are_not_lost_to_the_boxes(monkeypatch):
     monkeypatch.setattr(module, "SLAB_ELEMENTS", 4000)
     scan = Geometry(SHAPE, make_affine("LPS"))
-    grid = working_grid(scan, 2.0)
+    grid = covering_grid(scan, 2.0)
     logits = torch.full((40, *grid.shape), -8.0)
     logits[0] = 0
     places = torch.randint(1, 11, (39, 3), generator=torch.Generator().manual_seed(1))
     for k, (x, y, z) in enumerate(places, start=1):
-        logits[k, x, y, z] = 0.5
+        logits[k, x : x + 2, y : y + 2, z : z + 2] = 2 + k / 40
     probabilities = logits.softmax(0)
-    box = tuple(slice(0, n) for n in grid.shape)
-    result = restore(probabilities, box, grid, scan)
-    assert_same_classes(result, everything_interpolated(probabilities, box, grid, scan))
+    result = restore(probabilities, grid, scan)
+    assert_same_classes(result, everything_interpolated(probabilities, grid, scan))
     assert len(np.unique(result)) > 30
 
 
 def test_thick_slices_take_the_mean_over_their_thickness():
     scan = Geometry((20, 20, 9), np.diag([1, 1, 6, 1]))
-    grid = working_grid(scan, 1.0)
+    grid = covering_grid(scan, 1.0)
     probabilities = random_probabilities(grid.shape, smooth=0.5)
-    box = tuple(slice(0, n) for n in grid.shape)
     matrices = [
-        axis_matrix(centred_positions(n, s, m), m, s, clamp=False)
-        for n, s, m in zip(scan.shape, scan.spacing, grid.shape, strict=True)
+        axis_matrix(p, n, beyond=False) for (_, p), n in zip(axis_positions(grid, scan), grid.shape, strict=True)
     ]
     expected = torch.einsum("kabc,ia,jb,lc->kijl", probabilities, *matrices)
-    assert_same_classes(restore(probabilities, box, grid, scan), expected)
+    assert_same_classes(restore(probabilities, grid, scan), expected)
 
 
 @pytest.mark.parametrize("layout", [(2, 1, 0), (0, 2, 1)])
 def test_sheared_grids(layout, monkeypatch):
-    monkeypatch.setattr(module, "SLAB_VOXELS", 8000)
+    monkeypatch.setattr(module, "SLAB_ELEMENTS", 8000)
     scan = Geometry(SHAPE, make_affine("PSR", "oblique", "isotropic", shear=12))
-    grid = working_grid(scan, 2.0)
-    box = tuple(slice(1, n - 1) for n in grid.shape)
-    probabilities = random_probabilities([s.stop - s.start for s in box])
-    result = restore(probabilities, box, grid, scan, layout)
-    assert_same_classes(result, everything_interpolated(probabilities, box, grid, scan))
+    grid = inner_grid(scan, 2.0)
+    probabilities = random_probabilities(grid.shape)
+    result = restore(probabilities, grid, scan, layout)
+    assert_same_classes(result, everything_interpolated(probabilities, grid, scan))
 
 
-def test_outside_the_box_is_background():
+def test_outside_the_grid_is_background():
     scan = Geometry(SHAPE, np.eye(4))
-    grid = working_grid(scan, 2.0)
+    affine = np.diag([2.0, 2, 2, 1])
+    affine[:3, 3] = 10.5
     probabilities = torch.zeros(3, 5, 5, 5)
     probabilities[2] = 1
     done = []
-    result = restore(probabilities, (slice(5, 10),) * 3, grid, scan, progress=done.append)
+    result = restore(probabilities, Geometry((5, 5, 5), affine), scan, progress=done.append)
     found = np.argwhere(result == 2)
     assert (result > 0).sum() == len(found)
-    # The box reaches over 5 voxels of 2 mm, and interpolation one voxel further.
+    # The voxels' centres reach from 10.5 to 18.5 mm, and interpolation fades out within 2 mm beyond.
     assert found.min(axis=0).tolist() == [9, 9, 9]
     assert found.max(axis=0).tolist() == [20, 20, 20]
     assert done[-1] == 1

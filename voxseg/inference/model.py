@@ -25,15 +25,15 @@ class PreparationConfig(BaseModel):
 
     Attributes:
         spacing: mm of the isotropic working grid, the one that the network was trained on.
-        crop: whether only the box around the head is segmented (`prepare.head_box`), or the whole volume.
-        margin: mm of that box around the head.
+        crop: whether only the box around the head is segmented (`prepare.head_grid`), or the whole volume.
+        margin: mm of that box around the head, at least.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     spacing: Annotated[float, Field(gt=0)]
     crop: bool = True
-    margin: Annotated[float, Field(ge=0)] = 16.0
+    margin: Annotated[float, Field(ge=0)] = 8.0
 
 
 class PostprocessingConfig(BaseModel):

@@ -26,7 +26,7 @@ from voxseg.inference.memory import (
     window_size,
 )
 from voxseg.inference.model import Model
-from voxseg.inference.prepare import prepare, working_grid
+from voxseg.inference.prepare import covering_grid, prepare
 from voxseg.inference.resample import memory_order
 from voxseg.inference.restore import keep_largest, restore
 from voxseg.inference.windows import in_windows, window_count
@@ -108,12 +108,12 @@ class Predictor:
         with _stage("restoring", seconds, progress):
             layout = memory_order(volume.data)
             report = _report(progress, "restoring")
-            classes = restore(probabilities, prepared.box, prepared.grid, volume.geometry, layout, report)
+            classes = restore(probabilities, prepared.grid, volume.geometry, layout, report)
         return Segmentation(classes, self.model.table, windows, seconds)
 
     def _check_memory(self, volume: Volume) -> None:
         """Refuse a scan whose working grid and result alone are too large."""
-        grid = working_grid(volume.geometry, self.model.config.preparation.spacing)
+        grid = covering_grid(volume.geometry, self.model.config.preparation.spacing)
         # Intensities, normalised intensities, foreground and its pieces; the result.
         needed = math.prod(grid.shape) * 20 + math.prod(volume.geometry.shape)
         allowed = self._allowed()

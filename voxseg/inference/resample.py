@@ -1,4 +1,4 @@
-"""Linear resampling, one axis after the other, as products with small banded matrices.
+"""Linear resampling between grids: axis by axis with small banded matrices, or point by point for sheared grids.
 
 A matrix product is exact enough (1e-7), runs at the processor's full rate, and treats both directions of an axis alike,
 so that a flipped volume is resampled to the flipped result. The same holds for axes that change places.
@@ -14,51 +14,91 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
-__all__ = ["apply_axes", "axis_matrix", "centred_positions", "memory_order"]
+from voxseg.data.geometry import Geometry
+
+__all__ = ["affine_points", "apply_axes", "axis_matrix", "axis_positions", "interpolate_at", "memory_order"]
 
 BLUR = 0.35
 """Standard deviation of the blur before sampling coarser, as a fraction of the coarser spacing."""
 
+TOLERANCE = 0.2
+"""Voxels by which a sheared axis may stray over its length and still count as straight."""
+
 SLAB_BYTES = 2**25
 
 
-def centred_positions(count: int, step: float, source_count: int) -> Tensor:
-    """Where `count` samples, `step` source voxels apart, lie if both grids have the same centre, `[count]` float64."""
-    return (torch.arange(count, dtype=torch.float64) - (count - 1) / 2) * step + (source_count - 1) / 2
-
-
-def axis_matrix(positions: Tensor, source_count: int, step: float, clamp: bool) -> Tensor:
-    """Weights that take the samples of an axis to other positions by blurring and linear interpolation.
-
-    The blur keeps structures finer than the new grid from leaving false ones behind. Its variance is
-    `BLUR^2 (step^2 - 1)` in source voxels, so that it vanishes smoothly where the new grid is as fine as the old one.
+def axis_positions(source: Geometry, target: Geometry) -> list[tuple[int, Tensor]] | None:
+    """Where the voxels of one grid lie in another one whose axes run along the same lines.
 
     Args:
-        positions: of the samples wanted, in source voxels, `[M]` float64.
-        source_count: N, samples there are.
-        step: spacing of the samples wanted in source voxels.
-        clamp: whether the volume's edge goes on for ever; otherwise there is nothing (zero) outside.
+        source: the grid that there are samples on.
+        target: the grid that they are wanted on.
 
     Returns:
-        `[M, N]` float32; rows sum to 1, or to less at the edge if not `clamp`.
+        for each axis of `target` the axis of `source` along it, and the positions `[N]` (float64) of its voxels there;
+        None if the axes of the two grids are not parallel.
     """
-    if clamp:
+    matrix = np.linalg.inv(source.affine) @ target.affine
+    result = []
+    for axis, count in enumerate(target.shape):
+        along = int(np.abs(matrix[:3, axis]).argmax())
+        strayed = np.delete(np.abs(matrix[:3, axis]), along).max() * count
+        if strayed > TOLERANCE:
+            return None
+        result.append((along, matrix[along, axis] * torch.arange(count, dtype=torch.float64)))
+    if len({along for along, _ in result}) < 3:
+        return None
+    return [(along, positions + matrix[along, 3]) for along, positions in result]
+
+
+def axis_matrix(positions: Tensor, source_count: int, beyond: bool, step: float | None = None) -> Tensor:
+    """Weights that take the samples of an axis to other positions by blurring and linear interpolation.
+
+    The blur keeps structures finer than the new grid from leaving false ones behind. It is a Gaussian of variance
+    `BLUR^2 (step^2 - 1)` for positions `step` source voxels apart, so that it vanishes smoothly where the new grid is
+    as fine as the old one. The weights are samples of its convolution with the triangle of linear interpolation,
+
+        k(d) = g(d + 1) - 2 g(d) + g(d - 1),  g(d) = d Phi(d / sigma) + sigma phi(d / sigma),
+
+    which blurs alike wherever a position lies between the voxels (a blur of the samples followed by interpolation would
+    not).
+
+    Args:
+        positions: of the samples wanted, in source voxels, evenly spaced in either direction, `[M]` float64.
+        source_count: N, samples there are.
+        beyond: whether the outermost samples hold to the outer faces of their voxels; otherwise the signal falls to
+            zero from the centres of the outermost voxels to those that would come next.
+        step: spacing of the samples wanted, in source voxels; by default that of the positions.
+
+    Returns:
+        `[M, N]` float32. Rows sum to 1, or to less near and outside the ends of the axis if not `beyond`; with it, rows
+        whose position lies outside the axis are zero.
+    """
+    if step is None:
+        step = abs(float(positions[1] - positions[0])) if len(positions) > 1 else 1.0
+    inside = ((positions >= -0.5) & (positions <= source_count - 0.5))[:, None]
+    if beyond:
         positions = positions.clamp(0, source_count - 1)
-    radius = 0
+    distance = positions[:, None] - torch.arange(source_count, dtype=torch.float64)
     sigma = BLUR * math.sqrt(max(step**2 - 1, 0.0))
-    if sigma > 0.05:
-        radius = math.ceil(3.5 * sigma)
-    source = torch.arange(-radius, source_count + radius, dtype=torch.float64)
-    linear = (1 - (positions[:, None] - source).abs()).clamp_(min=0)  # [M, N + 2 radius]
-    if radius:
-        offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
-        kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-        linear = torch.nn.functional.conv1d(linear[:, None], (kernel / kernel.sum())[None, None])[:, 0]
-        # What lies 'radius' outside on either side has been cut off by the convolution: [M, N].
-    if clamp:
-        linear = linear / linear.sum(1, keepdim=True)
-    return linear.float()
+    if sigma < 0.05:
+        weights = (1 - distance.abs()).clamp_(min=0)
+        weights[weights < 1e-6] = 0  # rounding of the positions, not a neighbour
+    else:
+        weights = _ramp(distance + 1, sigma) - 2 * _ramp(distance, sigma) + _ramp(distance - 1, sigma)
+        weights = torch.where(distance.abs() < 1 + 4 * sigma, weights.clamp_(min=0), 0)
+    if beyond:
+        weights = weights / weights.sum(1, keepdim=True) * inside
+    return weights.float()
+
+
+def _ramp(distance: Tensor, sigma: float) -> Tensor:
+    """The integral of the normal distribution function: `g` of `axis_matrix`."""
+    x = distance / sigma
+    density = torch.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
+    return distance * torch.special.ndtr(x) + sigma * density
 
 
 def memory_order(array: NDArray[Any]) -> tuple[int, int, int]:
@@ -87,3 +127,19 @@ def apply_axes(array: NDArray[Any], matrices: Sequence[Tensor]) -> Tensor:
         torch.matmul(second, values @ third.T, out=partial[start : start + slab])
     result = (first @ partial.flatten(1)).view(first.shape[0], second.shape[0], third.shape[0])
     return result.permute(*np.argsort(order).tolist())
+
+
+def affine_points(matrix: NDArray[np.float64], ranges: tuple[range, range, range]) -> Tensor:
+    """Images `[X, Y, Z, 3]` (float32) of the index lattice `ranges` under a `[4, 4]` affine."""
+    axes = [torch.arange(r.start, r.stop, dtype=torch.float64) for r in ranges]
+    linear, shift = torch.from_numpy(matrix[:3, :3].copy()), torch.from_numpy(matrix[:3, 3].copy())
+    x, y, z = (axis[:, None] * linear[:, k] for k, axis in enumerate(axes))
+    return (x[:, None, None] + y[None, :, None] + z[None, None] + shift).float()
+
+
+def interpolate_at(source: Tensor, points: Tensor) -> Tensor:
+    """Linear interpolation of `[1, C, X, Y, Z]` at voxel positions `[A, B, C, 3]`, zero outside: `[C, A, B, C]`."""
+    size = torch.tensor(source.shape[2:], dtype=points.dtype)
+    # grid_sample counts from -1 to 1 and names the axes backwards.
+    places = (points / (size - 1).clamp(min=1) * 2 - 1).flip(-1)[None].to(source.device)
+    return functional.grid_sample(source, places, mode="bilinear", padding_mode="zeros", align_corners=True)[0]

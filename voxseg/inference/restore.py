@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +11,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from voxseg.data.geometry import Geometry
-from voxseg.inference.prepare import MAX_SHEAR, SLAB_VOXELS, Box, affine_points, interpolate_at
-from voxseg.inference.resample import axis_matrix, centred_positions
+from voxseg.inference.resample import affine_points, axis_matrix, axis_positions, interpolate_at
 
 __all__ = ["keep_largest", "restore"]
 
@@ -40,7 +38,6 @@ def keep_largest(probabilities: Tensor) -> Tensor:
 
 def restore(
     probabilities: Tensor,
-    box: Box,
     grid: Geometry,
     scan: Geometry,
     layout: tuple[int, int, int] = (2, 1, 0),
@@ -54,9 +51,8 @@ def restore(
     interpolating everything.
 
     Args:
-        probabilities: `[K, X, Y, Z]` in `box`, canonical axes, class 0 the background; outside the box is background.
-        box: part of the working grid.
-        grid: the working grid (`prepare.working_grid` of `scan`).
+        probabilities: `[K, X, Y, Z]` on `grid`, class 0 the background; outside is background.
+        grid: as `prepare` has chosen it for the scan.
         scan: the grid wanted.
         layout: axes of the scan from the one with the largest step in memory to the smallest.
         progress: called with the fraction done.
@@ -64,43 +60,30 @@ def restore(
     Returns:
         `[X, Y, Z]` in the scan's stored axes, laid out in memory as asked for.
     """
-    shape = tuple(scan.shape[axis] for axis in layout)
-    result = np.zeros(shape, dtype=np.uint8)
-    if scan.shear > MAX_SHEAR:
-        _restore_sheared(result, probabilities, box, grid, scan, layout, progress)
+    result = np.zeros([scan.shape[axis] for axis in layout], dtype=np.uint8)
+    places = axis_positions(grid, scan)
+    if places is None:
+        _restore_points(result, probabilities, grid, scan, layout, progress)
     else:
-        _restore_axes(result, probabilities, box, grid, scan, layout, progress)
+        _restore_axes(result, probabilities, [places[axis] for axis in layout], progress)
     return result.transpose(np.argsort(layout))
 
 
 def _restore_axes(
     result: NDArray[np.uint8],
     probabilities: Tensor,
-    box: Box,
-    grid: Geometry,
-    scan: Geometry,
-    layout: tuple[int, int, int],
+    places: list[tuple[int, Tensor]],
     progress: Callable[[float], None],
 ) -> None:
-    """`restore` for grids along the same axes, written into `result`, whose axes are in the order of `layout`."""
-    device = probabilities.device
-    spacing = grid.spacing[0]
-    matrices = []
-    for stored in layout:
-        canonical = scan.permutation.index(stored)
-        step = scan.spacing[stored] / spacing
-        positions = centred_positions(scan.shape[stored], step, grid.shape[canonical])
-        if scan.flips[canonical]:
-            positions = positions.flip(0)
-        count = box[canonical].stop - box[canonical].start
-        matrices.append(axis_matrix(positions - box[canonical].start, count, step, clamp=False))
-    order = [scan.permutation.index(stored) for stored in layout]
+    """`restore` for parallel axes, into `result`; `places` says where the voxels of each of its axes lie."""
+    order = [along for along, _ in places]
     classes = probabilities.permute(0, *(axis + 1 for axis in order)).contiguous()
+    matrices = [axis_matrix(positions, probabilities.shape[along + 1], beyond=False) for along, positions in places]
     margins = [_band(matrix) for matrix in matrices]
     bounds = [_winning_box(p, 1 / len(classes), margins) for p in classes]
     rows = [[_rows(m, b) for m, b in zip(matrices, bound, strict=True)] for bound in bounds]
     slab = max(1, SLAB_ELEMENTS // (result.shape[1] * result.shape[2]))
-    on_device = [m.to(device) for m in matrices]
+    on_device = [m.to(probabilities.device) for m in matrices]
     for start in range(0, result.shape[0], slab):
         stop = min(start + slab, result.shape[0])
         _restore_slab(result[start:stop], start, classes, bounds, rows, on_device)
@@ -172,24 +155,21 @@ def _span(used: Tensor, offset: int) -> slice:
     return slice(offset + int(places[0]), offset + int(places[-1]) + 1) if len(places) else slice(0, 0)
 
 
-def _restore_sheared(
+def _restore_points(
     result: NDArray[np.uint8],
     probabilities: Tensor,
-    box: Box,
     grid: Geometry,
     scan: Geometry,
     layout: tuple[int, int, int],
     progress: Callable[[float], None],
 ) -> None:
-    """`restore` for a scan whose axes are not at right angles: interpolated point by point."""
-    to_grid: NDArray[np.float64] = np.linalg.inv(grid.affine) @ scan.affine
-    to_grid[:3, 3] -= [s.start for s in box]
-    to_grid = to_grid[:, [*layout, 3]]
+    """`restore` for a scan whose axes are not at right angles: interpolated point by point, into `result`."""
+    to_grid = (np.linalg.inv(grid.affine) @ scan.affine)[:, [*layout, 3]]
     source = probabilities[None]
-    lengths: tuple[Any, ...] = result.shape
-    slab = max(1, SLAB_VOXELS // 8 // (lengths[1] * lengths[2]))
-    for start in range(0, lengths[0], slab):
-        stop = min(start + slab, lengths[0])
-        points = affine_points(to_grid, (range(start, stop), range(lengths[1]), range(lengths[2])))
+    depth, height, width = result.shape
+    slab = max(1, SLAB_ELEMENTS // 4 // (height * width))
+    for start in range(0, depth, slab):
+        stop = min(start + slab, depth)
+        points = affine_points(to_grid, (range(start, stop), range(height), range(width)))
         result[start:stop] = interpolate_at(source, points).argmax(0).to(torch.uint8).cpu().numpy()
-        progress(stop / lengths[0])
+        progress(stop / depth)
