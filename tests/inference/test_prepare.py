@@ -166,7 +166,7 @@ def test_empty_space_around_a_real_scan(shared_data, scan):
     other = prepare(padded, Geometry(padded.shape, affine), config)
     # One grid may reach 8 voxels further where the head ends just there, but the voxels of both coincide.
     steps = (one.grid.affine[:3, 3] - other.grid.affine[:3, 3]) / (8 * config.spacing)
-    assert np.abs(steps - np.round(steps)).max() * 8 * config.spacing < 0.1
+    assert np.abs(steps - np.round(steps)).max() * 8 * config.spacing < 0.3
     assert np.abs(steps).max() < 1.5
 
 

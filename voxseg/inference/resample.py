@@ -20,7 +20,7 @@ from voxseg.data.geometry import Geometry
 
 __all__ = ["affine_points", "apply_axes", "axis_matrix", "axis_positions", "interpolate_at", "memory_order"]
 
-BLUR = 0.35
+BLUR = 0.25
 """Standard deviation of the blur before sampling coarser, as a fraction of the coarser spacing."""
 
 TOLERANCE = 0.2
