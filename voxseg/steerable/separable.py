@@ -1,29 +1,40 @@
-"""Separable convolution: ten Gaussian-moment responses from 1-D convolutions, mixed by one matrix each.
+"""Separable convolution: kernels made of ten products of 1-D kernels, run as 1-D convolutions and small matrix products.
 
-A kernel in the span of the ten products ``k_a(x) k_b(y) k_c(z)`` with ``a + b + c <= 2``, where ``k_0, k_1, k_2`` are a Gaussian and its
-first two moments, never has to be built: ``y = sum_m R_m(x) M_m`` with ``R_m`` a chain of three depthwise 1-D convolutions and ``M_m`` a
-``[C_in, C_out]`` matrix. Chains share their first steps, so ten responses take 19 one-dimensional convolutions. The steps along X, whose
-neighbours lie furthest apart in memory, come first, because only three of the 19 are along it then.
+Every kernel in the span of the products ``k_a(x) k_b(y) k_c(z)`` with ``a + b + c <= 2``, where ``k_0, k_1, k_2`` are a Gaussian and its first two
+moments, is given by ten matrices ``M_abc`` of ``[C_in, C_out]`` and never has to be built. With ``X_a, Y_b, Z_c`` the depthwise 1-D convolutions along
+the axes, the output is
 
-The backward pass is written by hand: autograd would keep the ten responses of every layer alive. With ``T_m`` the transposed chain,
-``dL/dx = sum_m T_m(g) M_m^T`` and ``dL/dM_m = x^T T_m(g)``: one tree of 19 convolutions over the gradient gives both, and only the input is kept.
+    y = sum_c Z_c ( sum_ab (Y_b X_a x) M_abc ),
+
+which takes 3 + 6 + 3 one-dimensional convolutions and ten products, because channels are mixed before the last axis. Ten taps in place of 125.
+
+The backward pass is written by hand: autograd would keep all intermediate volumes alive, this keeps the input alone. With ``g_bc = Y_b^T Z_c^T g``,
+
+    dL/dM_abc = (X_a x)^T g_bc,        dL/dx = sum_a X_a^T ( sum_bc g_bc M_abc^T ),
+
+so that 15 one-dimensional convolutions give both gradients.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
-# Moments (a, b, c) along x, y, z of the ten responses, in the order in which every basis and mix matrix lists them.
+# Moments (a, b, c) along x, y, z of the ten products, in the order in which every basis and every mix lists them.
 MOMENTS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (2, 0, 0), (0, 2, 0), (0, 0, 2), (1, 1, 0), (0, 1, 1), (1, 0, 1))
 _INDEX = {moment: index for index, moment in enumerate(MOMENTS)}
-# Floats that the temporary volumes of one slab may hold during inference (64 MiB in float32).
-_SLAB_ELEMENTS = 2**24
+# Elements of a volume that is convolved along X at once: the memory that a convolution takes besides its input and output is about five times that.
+_SLAB_ELEMENTS = 2**21
+# Elements of the planes that then go through everything else while they are in the processor's cache.
+_CACHED_ELEMENTS = 2**20
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ Taps = tuple[AxisTaps, AxisTaps, AxisTaps]
 
 
 def separable_convolution(x: Tensor, mix: Tensor, bias: Tensor, taps: Taps) -> Tensor:
-    """Sum over the ten responses of ``x``, each mixed over channels by its own matrix.
+    """Convolve with the kernels ``sum_abc M_abc k_a(x) k_b(y) k_c(z)``.
 
     Args:
         x: ``[B, C_in, X, Y, Z]``, best in ``channels_last_3d``.
@@ -72,117 +83,166 @@ def separable_convolution(x: Tensor, mix: Tensor, bias: Tensor, taps: Taps) -> T
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, mix, bias)):
         output: Tensor = _SeparableConvolution.apply(x, mix, bias, taps)
         return output
-    return _slabwise(x, mix, bias, taps)
+    return _forward(x, mix, bias, taps)
 
 
 class _SeparableConvolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, mix: Tensor, bias: Tensor, taps: Taps) -> Tensor:
+    def forward(ctx: Any, x: Tensor, mix: Tensor, bias: Tensor, taps: Taps) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last_3d)
         ctx.save_for_backward(x, mix)
-        ctx.taps = taps  # type: ignore[attr-defined]
-        return _mixed(x, mix, bias, taps)
+        ctx.taps = taps
+        return _forward(x, mix, bias, taps)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        x, mix = ctx.saved_tensors  # type: ignore[attr-defined]
-        taps: Taps = ctx.taps  # type: ignore[attr-defined]
-        for_x, for_mix, for_bias, _ = ctx.needs_input_grad  # type: ignore[attr-defined]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:  # type: ignore[override]
+        x, mix = ctx.saved_tensors
+        for_x, for_mix, for_bias, _ = ctx.needs_input_grad
         gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
         bias_gradient = _rows(gradient).sum(0) if for_bias else None
-        if any(axis.stride > 1 for axis in taps):
-            # The gradient's grid is up to eight times coarser: work there, and go to the fine grid once at the end.
-            mix_gradient = _mix_gradient(_responses(x, taps), gradient, mix) if for_mix else None
-            return _to_fine_grid(gradient, mix, taps, x.shape) if for_x else None, mix_gradient, bias_gradient, None
-        if not for_x:
-            return None, _mix_gradient(_responses(x, taps), gradient, mix) if for_mix else None, bias_gradient, None
-        x_rows, x_gradient, mix_gradient = _rows(x), torch.empty_like(_rows(x)), torch.empty_like(mix)
-        for index, response in _responses(gradient, _transposed(taps)):
-            rows = _rows(response)
-            if index:
-                x_gradient.addmm_(rows, mix[index].T)
-            else:
-                torch.mm(rows, mix[0].T, out=x_gradient)
-            if for_mix:
-                mix_gradient[index] = _inner(x_rows, rows)
-        return _volume(x_gradient, (x.shape[0], *x.shape[2:])), mix_gradient if for_mix else None, bias_gradient, None
+        mix_gradient = torch.zeros_like(mix) if for_mix else None
+        x_gradient = _backward(x, gradient, mix, mix_gradient, ctx.taps, for_x) if for_x or for_mix else None
+        return x_gradient, mix_gradient, bias_gradient, None
 
 
-def _mixed(x: Tensor, mix: Tensor, bias: Tensor, taps: Taps) -> Tensor:
-    size = [axis.output_size(n) for axis, n in zip(taps, x.shape[2:], strict=True)]
-    flat = x.new_empty(x.shape[0] * size[0] * size[1] * size[2], mix.shape[2])
-    for index, response in _responses(x, taps):
-        torch.addmm(flat if index else bias, _rows(response), mix[index], out=flat)
-    return _volume(flat, (x.shape[0], *size))
-
-
-def _slabwise(x: Tensor, mix: Tensor, bias: Tensor, taps: Taps) -> Tensor:
-    """The same sum without gradients, in slabs along X so that the temporaries stay small and in cache."""
-    axis = taps[0]
+def _forward(x: Tensor, mix: Tensor, bias: Tensor, taps: Taps) -> Tensor:
+    """The convolution, sample by sample and slab by slab along X, so that intermediate volumes are few."""
+    x = x.contiguous(memory_format=torch.channels_last_3d)
     size = [t.output_size(n) for t, n in zip(taps, x.shape[2:], strict=True)]
-    plane = max(1, x.shape[0] * x.shape[1] * x.shape[3] * x.shape[4] * 4)
-    thickness = max(4, _SLAB_ELEMENTS // plane)
-    if thickness >= size[0]:
-        return _mixed(x, mix, bias, taps)
-    output = _volume(x.new_empty(x.shape[0] * size[0] * size[1] * size[2], mix.shape[2]), (x.shape[0], *size))
-    unpadded = (AxisTaps(axis.kernels, axis.stride, 0), *taps[1:])
-    for start in range(0, size[0], thickness):
-        stop = min(start + thickness, size[0])
-        first = start * axis.stride - axis.padding
-        last = (stop - 1) * axis.stride - axis.padding + axis.length
-        slab = x[:, :, max(first, 0) : last]
-        missing = (0, 0, 0, 0, max(-first, 0), max(last - x.shape[2], 0))
-        slab = F.pad(slab, missing) if any(missing) else slab
-        slab = slab.contiguous(memory_format=torch.channels_last_3d)
-        output[:, :, start:stop] = _mixed(slab, mix, bias, unpadded)
+    output = _volume(x.new_empty(x.shape[0] * math.prod(size), mix.shape[2]), (x.shape[0], *size))
+    axis, channels = taps[0], x.shape[1]
+    first_kernels = _kernels(taps[0], channels, rows=True)
+    kernels = _kernels(taps[1], channels, rows=True), _kernels(taps[2], mix.shape[2], rows=False)
+    matrices = list(mix)
+    thickness = _thickness(_SLAB_ELEMENTS, x)
+    for sample, target in zip(_images(x), _images(output), strict=True):  # [X, C, Y, Z]
+        for start in range(0, size[0], thickness):
+            stop = min(start + thickness, size[0])
+            first, last = start * axis.stride - axis.padding, (stop - 1) * axis.stride - axis.padding + axis.length
+            slab = sample[max(first, 0) : last]
+            missing = (0, 0, 0, 0, 0, 0, max(-first, 0), max(last - sample.shape[0], 0))
+            slab = F.pad(slab, missing) if any(missing) else slab
+            along_x = [_along_x(slab, kernel, axis.stride, 0) for kernel in first_kernels]
+            for few in _few_planes(stop - start, x):
+                part = slice(start + few.start, start + few.stop)
+                target[part] = _planes([volume[few] for volume in along_x], matrices, bias, kernels, taps)
     return output
 
 
-def _responses(x: Tensor, taps: Taps) -> Iterator[tuple[int, Tensor]]:
-    """The ten responses, depth first in the tree of shared 1-D convolutions: at most three volumes are alive at a time.
+def _planes(
+    along_x: list[Tensor], mix: list[Tensor], bias: Tensor, kernels: tuple[list[Tensor], list[Tensor]], taps: Taps
+) -> Tensor:
+    """``sum_c Z_c (sum_ab (Y_b along_x_a) M_abc)`` for a few planes ``[n, C, Y, Z]``, given the three convolutions along X."""
+    _, y, z = taps
+    channels, channels_out = along_x[0].shape[1], bias.shape[0]
+    mixed: list[Tensor | None] = [None, None, None]  # by moment along Z, whose convolution is still to come
+    shape: tuple[int, ...] = ()
+    for a in range(3):
+        for b in range(3 - a):
+            node = F.conv2d(along_x[a], kernels[0][b], None, (y.stride, 1), (y.padding, 0), 1, channels)
+            node = node.permute(0, 2, 3, 1)
+            shape, rows = node.shape[:3], node.reshape(-1, channels)
+            for c in range(3 - a - b):
+                mixed[c] = _accumulate(mixed[c], rows, mix[_INDEX[a, b, c]])
+    output: Tensor | None = None
+    for c, part in enumerate(mixed):
+        assert part is not None
+        part = part.view(*shape, channels_out).permute(0, 3, 1, 2)
+        term = F.conv2d(part, kernels[1][c], bias if c == 0 else None, (1, z.stride), (0, z.padding), 1, channels_out)
+        output = term if output is None else output.add_(term)
+    assert output is not None
+    return output
 
-    The response (0, 0, 0) comes first, so that whoever accumulates can start with it.
+
+def _backward(x: Tensor, gradient: Tensor, mix: Tensor, mix_gradient: Tensor | None, taps: Taps, for_x: bool) -> Tensor | None:
+    """Gradient of the input, and that of the mix added to ``mix_gradient`` where it is given."""
+    turned = [replace(t, kernels=t.kernels.flip(1)) for t in taps]
+    channels, channels_out = x.shape[1], gradient.shape[1]
+    forward_x, back_x = _kernels(taps[0], channels, rows=True), _kernels(turned[0], channels, rows=True)
+    back_y, back_z = _kernels(turned[1], channels_out, rows=True), _kernels(turned[2], channels_out, rows=False)
+    size, coarse = x.shape[2:], gradient.shape[2]
+    x_gradient = _volume(torch.empty_like(_rows(x)), (x.shape[0], *size)) if for_x else None
+    for number, (sample, cotangent) in enumerate(zip(_images(x), _images(gradient), strict=True)):  # [X, C, Y, Z]
+        along_x = [_along_x(sample, k, taps[0].stride, taps[0].padding) for k in forward_x] if mix_gradient is not None else []
+        # By moment along X, on the grid that is still coarse along X: what has come back through Z, Y and the mix.
+        mixed = [x.new_empty(coarse, size[1], size[2], channels) for _ in range(3)] if for_x else []
+        for few in _few_planes(coarse, x):
+            targets: list[Tensor | None] = [None, None, None]
+            for c in range(3):
+                along_z = _back(cotangent[few], back_z[c], taps[2], size[2], 3)
+                for b in range(3 - c):
+                    rows = _back(along_z, back_y[b], taps[1], size[1], 2).permute(0, 2, 3, 1).reshape(-1, channels_out)
+                    for a in range(3 - b - c):
+                        index = _INDEX[a, b, c]
+                        if mix_gradient is not None:
+                            mix_gradient[index] += _inner(along_x[a][few].permute(0, 2, 3, 1).reshape(-1, channels), rows)
+                        if for_x:
+                            targets[a] = _accumulate(targets[a], rows, mix[index].T)
+            for volume, part in zip(mixed, targets, strict=False):
+                assert part is not None
+                volume[few] = part.view(-1, size[1], size[2], channels)
+        if x_gradient is not None:
+            target = next(itertools.islice(_images(x_gradient), number, None))
+            for a, volume in enumerate(mixed):
+                image = volume.view(1, coarse, -1, channels).permute(0, 3, 1, 2)
+                back = _back(image, back_x[a], taps[0], size[0], 2).permute(0, 2, 3, 1).reshape(*size, channels).permute(0, 3, 1, 2)
+                target.copy_(back) if a == 0 else target.add_(back)
+    return x_gradient
+
+
+def _kernels(axis: AxisTaps, channels: int, rows: bool) -> list[Tensor]:
+    """Depthwise 2-D kernels ``[channels, 1, n, 1]`` (along rows) or ``[channels, 1, 1, n]`` of the three moments."""
+    shape = (1, 1, -1, 1) if rows else (1, 1, 1, -1)
+    return [kernel.view(shape).repeat(channels, 1, 1, 1) for kernel in axis.kernels]
+
+
+def _along_x(planes: Tensor, kernel: Tensor, stride: int, padding: int) -> Tensor:
+    """Depthwise convolution across planes ``[X, C, Y, Z]``: as a 2-D image, X against YZ.
+
+    All 1-D convolutions run as 2-D convolutions over views of the memory: PyTorch's depthwise 3-D convolution has no fast path for
+    ``n x 1 x 1`` kernels in float32 on CPUs (ten times slower on one thread).
     """
-    x = x.contiguous(memory_format=torch.channels_last_3d)
-    for a in range(3):
-        along_x = _convolve(x, taps, 0, a)
-        for b in range(3 - a):
-            along_y = _convolve(along_x, taps, 1, b)
-            for c in range(3 - a - b):
-                yield _INDEX[a, b, c], _convolve(along_y, taps, 2, c)
+    nx, channels, ny, nz = planes.shape
+    image = planes.permute(0, 2, 3, 1).reshape(1, nx, ny * nz, channels).permute(0, 3, 1, 2)
+    image = F.conv2d(image, kernel, None, (stride, 1), (padding, 0), 1, channels)
+    return image.permute(0, 2, 3, 1).reshape(-1, ny, nz, channels).permute(0, 3, 1, 2)
 
 
-def _transposed(taps: Taps) -> Taps:
-    """Taps of the adjoint of a convolution with stride 1: the kernels turned round."""
-    x, y, z = (AxisTaps(axis.kernels.flip(1), 1, axis.length - 1 - axis.padding) for axis in taps)
-    return x, y, z
+def _back(y: Tensor, turned: Tensor, axis: AxisTaps, size: int, dim: int) -> Tensor:
+    """Adjoint of a 1-D convolution along ``dim``: samples set apart by zeros, then the kernel turned round.
+
+    A transposed depthwise convolution would do the same, but in bfloat16 it has no fast path on CPUs.
+    """
+    padding = axis.length - 1 - axis.padding
+    if axis.stride > 1:
+        apart = list(y.shape)
+        # Zeros up to the size from which the turned kernel gives exactly `size` samples.
+        apart[dim] = size + axis.length - 1 - 2 * padding
+        spread = torch.zeros(apart, dtype=y.dtype, device=y.device).contiguous(memory_format=torch.channels_last)
+        spread[(slice(None),) * dim + (slice(0, y.shape[dim] * axis.stride, axis.stride),)] = y
+        y = spread
+    return F.conv2d(y, turned, None, 1, (padding, 0) if dim == 2 else (0, padding), 1, y.shape[1])
 
 
-def _mix_gradient(responses: Iterator[tuple[int, Tensor]], gradient: Tensor, mix: Tensor) -> Tensor:
-    mix_gradient, rows = torch.empty_like(mix), _rows(gradient)
-    for index, response in responses:
-        mix_gradient[index] = _inner(_rows(response), rows)
-    return mix_gradient
+def _images(volume: Tensor) -> Iterator[Tensor]:
+    """Each sample of a channels-last volume ``[B, C, X, Y, Z]`` as a stack of images ``[X, C, Y, Z]``, sharing its memory."""
+    for sample in volume.permute(0, 2, 3, 4, 1):
+        yield sample.permute(0, 3, 1, 2)
 
 
-def _to_fine_grid(gradient: Tensor, mix: Tensor, taps: Taps, shape: torch.Size) -> Tensor:
-    """Gradient of the input of a strided convolution: the tree of :func:`_responses` from its leaves to its root."""
-    rows, grid = _rows(gradient), (gradient.shape[0], *gradient.shape[2:])
-    total: Tensor | None = None
-    for a in range(3):
-        along_x: Tensor | None = None
-        for b in range(3 - a):
-            along_y: Tensor | None = None
-            for c in range(3 - a - b):
-                leaf = _volume(rows @ mix[_INDEX[a, b, c]].T, grid)
-                along_y = _add(along_y, _convolve_transposed(leaf, taps, 2, c, shape[4]))
-            assert along_y is not None
-            along_x = _add(along_x, _convolve_transposed(along_y, taps, 1, b, shape[3]))
-        assert along_x is not None
-        total = _add(total, _convolve_transposed(along_x, taps, 0, a, shape[2]))
-    assert total is not None
-    return total
+def _thickness(elements: int, x: Tensor) -> int:
+    """Planes across X that hold about so many elements."""
+    return max(1, elements // max(x.shape[1] * x.shape[3] * x.shape[4], 1))
+
+
+def _few_planes(count: int, x: Tensor) -> list[slice]:
+    step = _thickness(_CACHED_ELEMENTS, x)
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def _accumulate(total: Tensor | None, rows: Tensor, matrix: Tensor) -> Tensor:
+    return rows @ matrix if total is None else total.addmm_(rows, matrix)
 
 
 def _inner(left: Tensor, right: Tensor) -> Tensor:
@@ -194,51 +254,6 @@ def _inner(left: Tensor, right: Tensor) -> Tensor:
         blocks = torch.bmm(left[:whole].view(-1, block, left.shape[1]).mT, right[:whole].view(-1, block, right.shape[1]))
         product = product + blocks.sum(0)
     return product
-
-
-def _add(total: Tensor | None, part: Tensor) -> Tensor:
-    return part if total is None else total.add_(part)
-
-
-def _convolve(x: Tensor, taps: Taps, axis: int, moment: int) -> Tensor:
-    """Depthwise 1-D convolution along one spatial axis of a channels-last volume.
-
-    Run as a 2-D convolution over a view of the memory: PyTorch's depthwise 3-D convolution has no fast path for ``n x 1 x 1`` kernels in float32 on
-    CPUs (ten times slower on one thread).
-    """
-    batch, channels, nx, ny, nz = x.shape
-    step = taps[axis]
-    # Rows and columns of the 2-D image: X against YZ for the first axis, Y against Z for the others.
-    image = (batch, nx, ny * nz, channels) if axis == 0 else (batch * nx, ny, nz, channels)
-    along_rows = axis < 2
-    kernel = step.kernels[moment].view((1, 1, -1, 1) if along_rows else (1, 1, 1, -1)).repeat(channels, 1, 1, 1)
-    y = F.conv2d(
-        x.permute(0, 2, 3, 4, 1).reshape(image).permute(0, 3, 1, 2),
-        kernel,
-        stride=(step.stride, 1) if along_rows else (1, step.stride),
-        padding=(step.padding, 0) if along_rows else (0, step.padding),
-        groups=channels,
-    )
-    size = [nx, ny, nz]
-    size[axis] = step.output_size(size[axis])
-    return y.permute(0, 2, 3, 1).reshape(batch, *size, channels).permute(0, 4, 1, 2, 3)
-
-
-def _convolve_transposed(y: Tensor, taps: Taps, axis: int, moment: int, size: int) -> Tensor:
-    """Adjoint of :func:`_convolve`: samples set apart by zeros, then the kernel turned round.
-
-    A transposed depthwise convolution would do the same, but in bfloat16 it has no fast path on CPUs.
-    """
-    step, dim = taps[axis], axis + 2
-    turned = _transposed(taps)
-    if step.stride > 1:
-        apart = list(y.shape)
-        # Zeros up to the size from which the turned kernel gives exactly `size` samples.
-        apart[dim] = size + step.length - 1 - 2 * turned[axis].padding
-        spread = torch.zeros(apart, dtype=y.dtype, device=y.device).contiguous(memory_format=torch.channels_last_3d)
-        spread[(slice(None),) * dim + (slice(0, y.shape[dim] * step.stride, step.stride),)] = y
-        y = spread
-    return _convolve(y, turned, axis, moment)
 
 
 def _rows(volume: Tensor) -> Tensor:
