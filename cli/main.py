@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
-from voxseg.cli._errors import DEBUG_VARIABLE, describe_bug, show_traceback
 
 from voxseg import __version__
+from voxseg.cli._errors import DEBUG_VARIABLE, describe_bug, show_traceback
 from voxseg.errors import UserError
 
 __all__ = ["app", "run"]

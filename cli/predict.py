@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from voxseg.cli._allocator import keep_freed_memory
 from voxseg.cli._errors import describe_bug, show_traceback
-
 from voxseg.data.paths import check_scan_path, scan_name
 from voxseg.errors import UserError
 from voxseg.inference.locate import locate_model

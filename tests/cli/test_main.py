@@ -2,9 +2,9 @@ import subprocess
 import sys
 
 import pytest
-from voxseg.cli import main
 
 from voxseg import __version__
+from voxseg.cli import main
 from voxseg.errors import UserError
 
 HEAVY = {"torch", "monai", "e3nn", "matplotlib", "nibabel", "scipy", "numpy", "SimpleITK", "nilearn", "tqdm", "yaml"}

@@ -9,9 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+
 from models import IDS, write_model
 from voxseg.cli.main import run
-
 from voxseg.data.segmentation import GEOMETRY_FIELDS, read_label_names
 
 OUTPUTS = ["_qc.png", "_seg.nii.gz", "_volumes.tsv"]

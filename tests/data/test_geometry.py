@@ -3,9 +3,9 @@ import math
 import nibabel as nib
 import numpy as np
 import pytest
-from grids import ORIENTATIONS, SHAPE, SPACINGS, TURNS, make_affine
 from scipy.spatial.transform import Rotation
 
+from grids import ORIENTATIONS, SHAPE, SPACINGS, TURNS, make_affine
 from voxseg.data.geometry import Geometry
 from voxseg.errors import UserError
 

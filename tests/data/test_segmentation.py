@@ -4,8 +4,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from grids import ORIENTATIONS, SHAPE, make_affine
 
+from grids import ORIENTATIONS, SHAPE, make_affine
 from voxseg.data import segmentation
 from voxseg.data.labels import LabelTable
 from voxseg.data.segmentation import read_label_names, write_segmentation

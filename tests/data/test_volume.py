@@ -184,6 +184,20 @@ def cut_nrrd(folder):
     return path
 
 
+def damaged_mha(folder):
+    path = folder / "scan.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(array()), str(path))
+    path.write_bytes(path.read_bytes().replace(b"DimSize", b"DimSzie"))
+    return path
+
+
+def cut_mha(folder):
+    path = folder / "scan.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(array()), str(path))
+    path.write_bytes(path.read_bytes()[:-300])
+    return path
+
+
 def text_named_mha(folder):
     (folder / "scan.mha").write_text("hello " * 200)
     return folder / "scan.mha"
@@ -309,6 +323,8 @@ REFUSED = {
     cut: "cut short",
     cut_mgz: "cut short",
     cut_nrrd: "cannot be read as an image",
+    damaged_mha: "cannot be read as an image",
+    cut_mha: "cannot be read as an image",
     text_named_mha: "cannot be read as an image",
     greedy_header: "cut short or damaged",
     two_dimensional: "2-D",

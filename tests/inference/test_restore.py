@@ -42,9 +42,11 @@ def assert_same_classes(result, values):
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("orientation", ORIENTATIONS)
-@pytest.mark.parametrize("layout", [(2, 1, 0), (0, 1, 2)])
-def test_equals_interpolating_everything(orientation, spacing, layout, monkeypatch):
+@pytest.mark.parametrize(
+    ("orientation", "layout"),
+    [*((o, (2, 1, 0)) for o in ORIENTATIONS), *((o, (0, 1, 2)) for o in ORIENTATIONS[::7])],
+)
+def test_equals_interpolating_everything(orientation, layout, spacing, monkeypatch):
     monkeypatch.setattr(module, "SLAB_ELEMENTS", 4000)
     scan = Geometry(SHAPE, make_affine(orientation, "oblique", spacing))
     grid = inner_grid(scan, 4.0)

@@ -4,8 +4,8 @@ import matplotlib.image
 import nibabel as nib
 import numpy as np
 import pytest
-from grids import ORIENTATIONS
 
+from grids import ORIENTATIONS
 from voxseg.data.geometry import Geometry
 from voxseg.data.labels import Label, LabelTable
 from voxseg.report.qc import DPI, draw_qc

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import logging
 import math
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,6 +114,23 @@ def _quiet_nibabel() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Silence what C++ code prints on standard error besides raising an exception."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no standard error
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def _read_nibabel(path: Path) -> Volume:
     packed = path.name.lower().endswith(("gz", ".mgz"))
     with _quiet_nibabel(), gzip.open(path) if packed else open(path, "rb") as stream:
@@ -169,7 +187,8 @@ def _read_itk(path: Path) -> Volume:
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    reader.ReadImageInformation()
+    with _quiet_libraries():
+        reader.ReadImageInformation()
     sizes = tuple(int(n) for n in reader.GetSize())
     shape = _spatial_shape(path, sizes)
     if reader.GetNumberOfComponents() > 1:
@@ -181,7 +200,8 @@ def _read_itk(path: Path) -> Volume:
     direction = np.reshape(reader.GetDirection(), (len(sizes), len(sizes)))[:3, :3]
     geometry = Geometry.from_lps(shape, reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.ravel()))
     # ITK's arrays have the slowest axis first.
-    array = sitk.GetArrayFromImage(reader.Execute())
+    with _quiet_libraries():
+        array = sitk.GetArrayFromImage(reader.Execute())
     data = _plain(array.reshape(shape[::-1]).transpose(2, 1, 0), 1.0, 0.0)
     return Volume(path, data, geometry, None, sizes)
 

@@ -114,7 +114,7 @@ def _mass(values: Tensor, low: float, threshold: float, piece: NDArray[np.bool_]
     With a sharp edge instead, the centre of mass would move by up to half a voxel with where the voxels lie.
     """
     filled = ((values - low) / max(threshold - low, 1e-12)).clamp_(0, 1).numpy()
-    return filled * ndimage.binary_dilation(piece, structure=np.ones((3, 3, 3)))
+    return filled * ndimage.binary_dilation(piece, structure=np.ones((3, 3, 3), dtype=bool))
 
 
 def _steps(voxels: float) -> int:

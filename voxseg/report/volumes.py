@@ -13,7 +13,9 @@ COLUMNS = ("id", "name", "side", "voxels", "mm3")
 
 
 def write_volumes(path: Path, table: LabelTable, counts: Sequence[int], voxel_volume: float) -> None:
-    """Write one line per label, tab-separated, with a line of column names; labels that were not found have 0.
+    """Write one line per label, tab-separated, below the line `id name side voxels mm3`; what was not found has 0.
+
+    `mm3` is the volume in cubic millimetres: voxels times the volume of one.
 
     Args:
         path: of the `.tsv` file.
