@@ -3,8 +3,9 @@
     python benchmarks/real_scans.py ../shared/data/oasis_manual/validation --model brain
     python benchmarks/real_scans.py ../shared/data/oasis_manual/validation --checks dice padding grid angles
 
-A case is a folder with `t1.nii.gz` and `labels.nii.gz` (FreeSurfer ids). All figures are at the scans' own resolution. Angles compare scans that were
-interpolated once, labels and all, with the same scan turned by 2 degrees, so that both sides have lost as much to interpolation.
+A case is a folder with `t1.nii.gz` and `labels.nii.gz` (FreeSurfer ids). All figures are at the scans' own resolution.
+Angles compare scans that were interpolated once, labels and all, with the same scan turned by 2 degrees, so that both
+sides have lost as much to interpolation.
 """
 
 from __future__ import annotations
@@ -28,7 +29,14 @@ from voxseg.inference.model import load_model
 from voxseg.inference.predictor import Predictor
 from voxseg.testing import grid_rotations, rotation_matrix
 
-TURNS = [((0, 0, 1), 2.0), ((0, 0, 1), 45.0), ((1, 0, 0), 45.0), ((1, 2, 3), 60.0), ((-2, 1, 1), 110.0), ((1, 1, 0), 180.0)]
+TURNS = [
+    ((0, 0, 1), 2.0),
+    ((0, 0, 1), 45.0),
+    ((1, 0, 0), 45.0),
+    ((1, 2, 3), 60.0),
+    ((-2, 1, 1), 110.0),
+    ((1, 1, 0), 180.0),
+]
 Classes = NDArray[np.uint8]
 
 
@@ -74,7 +82,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="brain")
     parser.add_argument("--cases", type=int, default=None, help="only the first so many")
-    parser.add_argument("--checks", nargs="+", default=["dice", "padding"], choices=["dice", "padding", "grid", "angles"])
+    parser.add_argument(
+        "--checks", nargs="+", default=["dice", "padding"], choices=["dice", "padding", "grid", "angles"]
+    )
     parser.add_argument("--threads", type=int, default=None)
     arguments = parser.parse_args()
     if arguments.threads:
@@ -103,7 +113,12 @@ def main() -> None:
             for rotation in grid_rotations():
                 scan = replace(volume, data=grid_turned(volume.data, rotation))
                 # The affine stays: to the program it is a scan of someone who lay differently.
-                scan = replace(scan, geometry=Geometry(scan.data.shape, np.diag([*(rotation.abs().numpy() @ volume.geometry.spacing), 1.0])))
+                scan = replace(
+                    scan,
+                    geometry=Geometry(
+                        scan.data.shape, np.diag([*(rotation.abs().numpy() @ volume.geometry.spacing), 1.0])
+                    ),
+                )
                 agreement.append((predictor.segment(scan).classes == grid_turned(upright, rotation)).mean())
             print(f"  24 grid rotations: voxels that agree {100 * min(agreement):.4f} % at least", flush=True)
         if "angles" in arguments.checks:

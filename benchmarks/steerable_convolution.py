@@ -1,9 +1,9 @@
-"""Time of the separable steerable convolution against the same kernel run densely, forward and with backward, in one run.
+"""Time of the separable steerable convolution against its kernel run densely, forward and with backward, in one run.
 
     python benchmarks/steerable_convolution.py [--threads 2] [--rounds 5]
 
-Both run the same weights; rounds alternate between them and the fastest of each counts. Also times a plain dense convolution of 3 voxels width, which is
-not equivariant.
+Both run the same weights; rounds alternate between them and the fastest of each counts. Also times a plain dense
+convolution of 3 voxels width, which is not equivariant.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ def main() -> None:
             layers = {"separable": separable, "dense": dense, "plain": plain}
             if step is forward:
                 layers["separable"], layers["dense"] = separable.fold(), dense.fold()
-            runs = {key: (lambda layer=layer, step=step: step(layer, x)) for key, layer in layers.items()}
+            runs = {key: partial(step, layer, x) for key, layer in layers.items()}
             times = fastest(runs, arguments.rounds)
             ratios = {key: times["dense"] / seconds for key, seconds in times.items()}
             print(

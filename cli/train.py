@@ -32,7 +32,6 @@ def train(
 ) -> None:
     """Train a network; stop it at any time with Ctrl-C and go on with --resume."""
     from voxseg.cli._allocator import keep_freed_memory
-
     from voxseg.training.config_file import find_config
 
     path = find_config(config)

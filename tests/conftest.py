@@ -11,8 +11,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# `python -m pytest` puts the checkout first on the path. There voxseg/ lacks the parts that lie beside it (cli, configs,
-# pretrained), and it may differ from what was installed: only the installed package is tested.
+# `python -m pytest` puts the checkout first on the path. There voxseg/ lacks the parts that lie beside it (cli,
+# configs, pretrained), and it may differ from what was installed: only the installed package is tested.
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != REPOSITORY]
 
 

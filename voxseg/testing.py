@@ -1,7 +1,8 @@
 """Public checks of equivariance, for the project's own layers and for anyone's.
 
-``assert_equivariant(module, "8x0e+4x1e", "2x0e")`` turns an input, runs the module, and compares with the turned output: exactly for rotations that map
-the grid to itself, and within a stated bound for arbitrary ones, where sampling on a grid leaves an error.
+``assert_equivariant(module, "8x0e+4x1e", "2x0e")`` turns an input, runs the module, and compares with the turned
+output: exactly for rotations that map the grid to itself, and within a stated bound for arbitrary ones, where sampling
+on a grid leaves an error.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Spacing = tuple[float, float, float]
 
 
 def grid_rotations(improper: bool = False) -> list[Tensor]:
-    """The 24 rotations (48 with reflections) that map a cubic grid to itself, as ``[3, 3]`` float64 signed permutation matrices."""
+    """The 24 rotations (48 with reflections) of a cubic grid, as ``[3, 3]`` float64 signed permutation matrices."""
     found = []
     for order in itertools.permutations(range(3)):
         for signs in itertools.product((1.0, -1.0), repeat=3):
@@ -88,16 +89,20 @@ def assert_equivariant(
     """Fail unless a module commutes with rotations.
 
     Args:
-        module: maps ``[B, C_in, X, Y, Z]`` to ``[B, C_out, X', Y', Z']``; it has to be in ``dtype`` already. Its output grid may be coarser by a whole factor.
+        module: maps ``[B, C_in, X, Y, Z]`` to ``[B, C_out, X', Y', Z']``; it has to be in ``dtype`` already. Its output
+            grid may be coarser by a whole factor.
         field_in: type of the input's channels.
         field_out: type of the output's channels.
         size: grid of the input.
-        spacing: mm between voxels; only grid rotations that turn this spacing into itself can be exact, and only those are tried.
+        spacing: mm between voxels; only grid rotations that turn this spacing into itself can be exact, and only those
+            are tried.
         batch: samples at a time, each different, so that a module that mixes them is caught.
         dtype: of the input.
         improper: try reflections too, which an O(3) module has to pass.
-        tolerance: largest error of a grid rotation relative to the largest output; by default 1e-5 in float32 and 1e-10 in float64.
-        bound: largest relative error (L2, within a ball, of smooth inputs) of other rotations; ``None`` leaves them out.
+        tolerance: largest error of a grid rotation relative to the largest output; by default 1e-5 in float32 and 1e-10
+            in float64.
+        bound: largest relative error (L2, within a ball, of smooth inputs) of other rotations; ``None`` leaves them
+            out.
         angles: degrees of those rotations, each about an axis of its own.
         blob_width: standard deviation of the smooth inputs' blobs, in units of the largest spacing.
         seed: of the inputs.
@@ -113,26 +118,40 @@ def assert_equivariant(
         if torch.equal(rotation.abs() @ step, step):
             error = exact_error(module, x, rotation, field_in, field_out)
             if not error <= tolerance:
-                raise AssertionError(f"grid rotation {rotation.int().tolist()}: relative error {error:.2e}, allowed {tolerance:.0e}, grid {size}")
+                raise AssertionError(
+                    f"grid rotation {rotation.int().tolist()}: relative error {error:.2e}, "
+                    f"allowed {tolerance:.0e}, grid {size}"
+                )
     if bound is None:
         return
     for number, angle in enumerate(angles):
         axis = torch.randn(3, generator=generator, dtype=torch.float64).tolist()
         rotation = rotation_matrix(axis, angle)
-        error = interpolated_error(module, rotation, field_in, field_out, size, spacing, batch, dtype, blob_width, seed + number)
+        error = interpolated_error(
+            module, rotation, field_in, field_out, size, spacing, batch, dtype, blob_width, seed + number
+        )
         if not error <= bound:
-            raise AssertionError(f"turn by {angle:g} degrees about {axis}: relative error {error:.3f}, allowed {bound:g}, grid {size}")
+            raise AssertionError(
+                f"turn by {angle:g} degrees about {axis}: relative error {error:.3f}, allowed {bound:g}, grid {size}"
+            )
 
 
 def exact_error(
-    module: Callable[[Tensor], Tensor], x: Tensor, rotation: Tensor, field_in: FieldType | str, field_out: FieldType | str
+    module: Callable[[Tensor], Tensor],
+    x: Tensor,
+    rotation: Tensor,
+    field_in: FieldType | str,
+    field_out: FieldType | str,
 ) -> float:
-    """Largest difference between turning before and after the module, relative to the largest output, for a grid rotation."""
+    """Largest difference between turning before and after the module by a grid rotation, over the largest output."""
     with torch.no_grad():
         before = module(rotate_field(x, rotation, field_in))
         after = rotate_field(module(x), rotation, field_out)
     if before.shape != after.shape:
-        raise AssertionError(f"turning the input gives an output of {tuple(before.shape)}, turning the output one of {tuple(after.shape)}")
+        raise AssertionError(
+            f"turning the input gives an output of {tuple(before.shape)}, "
+            f"turning the output one of {tuple(after.shape)}"
+        )
     return ((before - after).abs().max() / after.abs().max().clamp(min=1e-30)).item()
 
 
@@ -150,8 +169,9 @@ def interpolated_error(
 ) -> float:
     """Relative L2 error of a module under an arbitrary rotation, within a ball.
 
-    The input is a sum of Gaussian blobs with random components (see :func:`blobs`), so that it is band-limited and the turned input is known
-    exactly; only the output is interpolated (cubic splines), at points of its own grid within the largest ball that fits.
+    The input is a sum of Gaussian blobs with random components (see :func:`blobs`), so that it is band-limited and the
+    turned input is known exactly; only the output is interpolated (cubic splines), at points of its own grid within the
+    largest ball that fits.
     """
     # scipy takes a fifth of a second to import, and only this function needs it.
     from scipy.ndimage import map_coordinates
@@ -223,6 +243,8 @@ def _positions(size: Sequence[int], step: Tensor) -> Tensor:
 def _representation(field: FieldType | str, rotation: Tensor) -> Tensor:
     """``D(R)`` on all channels, ``[C, C]`` float64."""
     blocks = [
-        wigner_d(irrep.degree, rotation, irrep.parity) for irrep in FieldType(field).irreps for _ in range(irrep.multiplicity)
+        wigner_d(irrep.degree, rotation, irrep.parity)
+        for irrep in FieldType(field).irreps
+        for _ in range(irrep.multiplicity)
     ]
     return torch.block_diag(*blocks)

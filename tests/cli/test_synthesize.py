@@ -6,10 +6,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import typer
-from heads import write_toy_heads
 from typer.testing import CliRunner
-from voxseg.cli.synthesize import synthesize
 
+from heads import write_toy_heads
+from voxseg.cli.synthesize import synthesize
 from voxseg.data.labels import LabelTable
 from voxseg.errors import UserError
 

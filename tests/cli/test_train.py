@@ -14,8 +14,8 @@ import torch
 import typer
 import yaml
 from typer.testing import CliRunner
-from voxseg.cli.train import train
 
+from voxseg.cli.train import train
 from voxseg.errors import UserError
 from voxseg.inference.model import load_model
 from voxseg.networks import build_network

@@ -7,8 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from heads import LABELS, PRIOR, SHAPE, SPACING, toy_labels, write_toy_heads
 
+from heads import LABELS, PRIOR, SHAPE, SPACING, toy_labels, write_toy_heads
 from voxseg.data.label_maps import LabelMaps
 from voxseg.data.labels import LabelScheme
 from voxseg.errors import UserError

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from heads import SHAPE, SPACING, write_toy_heads
 from pydantic import ValidationError
 from torch import Tensor
 
+from heads import SHAPE, SPACING, write_toy_heads
 from voxseg.data._intensity import Shading, draw_shading, low_resolution, smooth3, smooth_noise
 from voxseg.data._spatial import Placement, draw_displacement, rotation_matrix, window_index
 from voxseg.data.label_maps import LabelMaps

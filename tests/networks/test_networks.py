@@ -8,7 +8,11 @@ from voxseg.networks import NetworkConfig, build_network, networks
 from voxseg.networks.unet import grids
 from voxseg.testing import assert_equivariant, exact_error, grid_rotations, interpolated_error, rotation_matrix
 
-SMALL = {"levels": ("3x0e+2x1e+1x2e", "4x0e+2x1e+1x2e", "4x0e+2x1e+1x2e"), "encoder_convolutions": (1, 1, 1), "decoder_convolutions": (1, 1)}
+SMALL = {
+    "levels": ("3x0e+2x1e+1x2e", "4x0e+2x1e+1x2e", "4x0e+2x1e+1x2e"),
+    "encoder_convolutions": (1, 1, 1),
+    "decoder_convolutions": (1, 1),
+}
 
 
 def small(**options: object) -> NetworkConfig:
@@ -34,12 +38,19 @@ def test_default_network_commutes_with_all_rotations() -> None:
     network = build_network(NetworkConfig())
     assert_equivariant(network, "1x0e", "2x0e", size=(23, 23, 23), bound=None)
     for angle in (30.0, 45.0):
-        assert interpolated_error(network, rotation_matrix((1, 2, 3), angle), "1x0e", "2x0e", size=(40, 40, 40), blob_width=4) < 0.15
+        assert (
+            interpolated_error(
+                network, rotation_matrix((1, 2, 3), angle), "1x0e", "2x0e", size=(40, 40, 40), blob_width=4
+            )
+            < 0.15
+        )
 
 
 def test_o3_network_commutes_with_reflections_and_so3_does_not() -> None:
     levels = ("3x0e+2x1o+1x2e", "4x0e+2x1o+1x1e+1x2e", "4x0e+1x0o+2x1o+1x1e+1x2e")
-    assert_equivariant(build(group="O3", levels=levels).double(), "1x0e", "3x0e", bound=None, dtype=torch.float64, improper=True)
+    assert_equivariant(
+        build(group="O3", levels=levels).double(), "1x0e", "3x0e", bound=None, dtype=torch.float64, improper=True
+    )
     reflection = next(r for r in grid_rotations(improper=True) if torch.linalg.det(r) < 0)
     x = torch.randn(1, 1, 16, 16, 16, dtype=torch.float64)
     assert exact_error(build().double(), x, reflection, "1x0e", "3x0e") > 1e-3
@@ -77,7 +88,9 @@ def test_samples_of_a_batch_do_not_mix() -> None:
     torch.testing.assert_close(network(x)[1:2], network(x[1:2]), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"basis": "shells"}, {"dense": True}, {"architecture": "plain_unet"}, {"heads": {"pose": "2x1e"}}])
+@pytest.mark.parametrize(
+    "options", [{}, {"basis": "shells"}, {"dense": True}, {"architecture": "plain_unet"}, {"heads": {"pose": "2x1e"}}]
+)
 def test_folded_network_computes_the_same(options: dict[str, object]) -> None:
     network = build(**options).eval()
     folded = network.fold()
@@ -119,13 +132,16 @@ def test_every_parameter_is_used() -> None:
 def test_heads_are_fields_of_their_own() -> None:
     network = build(heads={"pose": "2x1e"}).double()
     outputs = network.forward_heads(torch.randn(1, 1, 12, 12, 12, dtype=torch.float64))
-    assert {name: tuple(y.shape) for name, y in outputs.items()} == {"segmentation": (1, 3, 12, 12, 12), "pose": (1, 6, 12, 12, 12)}
+    assert {name: tuple(y.shape) for name, y in outputs.items()} == {
+        "segmentation": (1, 3, 12, 12, 12),
+        "pose": (1, 6, 12, 12, 12),
+    }
     assert_equivariant(lambda x: network.forward_heads(x)["pose"], "1x0e", "2x1e", dtype=torch.float64, bound=None)
 
 
 @pytest.mark.parametrize("architecture", networks())
 def test_initial_blocks_keep_unit_size(architecture: str) -> None:
-    """After each block the standard deviation of each kind of field lies within 0.5 and 2, before the gates halve it."""
+    """After each block, before the gates halve it, each kind of field has a standard deviation within 0.5 and 2."""
     torch.manual_seed(0)
     network = build_network(NetworkConfig(architecture=architecture, out_channels=3))
     seen = []
@@ -152,7 +168,10 @@ def test_steerable_and_twin_have_the_same_skeleton() -> None:
     ("options", "message"),
     [
         ({"levels": ("3x0e", "what"), "encoder_convolutions": (1, 1), "decoder_convolutions": (1,)}, "no irrep"),
-        ({"levels": ("1x1e+3x0e",), "encoder_convolutions": (1,), "decoder_convolutions": ()}, "begin with its 0e scalars"),
+        (
+            {"levels": ("1x1e+3x0e",), "encoder_convolutions": (1,), "decoder_convolutions": ()},
+            "begin with its 0e scalars",
+        ),
         ({"encoder_convolutions": (1, 1)}, "2 entries for 3 levels"),
         ({"decoder_convolutions": (1,)}, "2 are needed"),
         ({"levels": ("3x0e+1x1o",) * 3}, "parity"),

@@ -34,7 +34,9 @@ def test_degree_one_is_xyz() -> None:
     torch.testing.assert_close(solid_harmonics(1, points), 3**0.5 * points)
 
 
-@pytest.mark.parametrize("degrees", [d for d in itertools.product(range(5), repeat=3) if abs(d[0] - d[1]) <= d[2] <= d[0] + d[1]])
+@pytest.mark.parametrize(
+    "degrees", [d for d in itertools.product(range(5), repeat=3) if abs(d[0] - d[1]) <= d[2] <= d[0] + d[1]]
+)
 def test_wigner_3j_equals_e3nn(degrees: tuple[int, int, int]) -> None:
     expected = o3.wigner_3j(*degrees, dtype=torch.float64)
     torch.testing.assert_close(wigner_3j(*degrees), expected, rtol=0, atol=1e-10)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_training import CLASSES, tiny_config
 
+from tiny_training import CLASSES, tiny_config
 from voxseg.data.labels import LabelScheme
 from voxseg.errors import UserError
 from voxseg.training.config import TrainingConfig, changed_keys, load_config

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import SIZE, BandSource, TinyNetwork, metrics_without_time, tiny_run, weights
 
+from tiny_training import SIZE, BandSource, TinyNetwork, metrics_without_time, tiny_run, weights
 from voxseg.errors import UserError
 from voxseg.training.environment import StopSignals, seed_everything
 from voxseg.training.loop import Outcome, fit, forward

@@ -24,7 +24,13 @@ def _case(shape: tuple[int, ...] = (2, 6, 7, 8), absent: int | None = None) -> t
 def test_equals_monai_with_gradient(absent: int | None) -> None:
     losses = pytest.importorskip("monai.losses")
     dice = losses.DiceLoss(
-        include_background=False, softmax=True, to_onehot_y=True, batch=True, smooth_nr=5.0, smooth_dr=5.0, reduction="none"
+        include_background=False,
+        softmax=True,
+        to_onehot_y=True,
+        batch=True,
+        smooth_nr=5.0,
+        smooth_dr=5.0,
+        reduction="none",
     )
     logits, target = _case(absent=absent)
     terms = dice(logits, target[:, None]).flatten()

@@ -7,8 +7,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny_training import TinyNetwork, tiny_config
 
+from tiny_training import TinyNetwork, tiny_config
 from voxseg.data.labels import LabelScheme, LabelTable
 from voxseg.networks import NetworkConfig
 from voxseg.training.config import TrainingConfig

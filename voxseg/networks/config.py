@@ -12,8 +12,9 @@ from ..steerable import FieldType
 class NetworkConfig(BaseModel):
     """The `network:` block of a training config and of a model's `config.yaml`.
 
-    `levels` lists the field type of each resolution, finest first, so that its length is the depth, its multiplicities the widths and its degrees the
-    degrees. The plain twin reads the same block: each of its levels has as many channels as the field type has components.
+    `levels` lists the field type of each resolution, finest first, so that its length is the depth, its multiplicities
+    the widths and its degrees the degrees. The plain twin reads the same block: each of its levels has as many channels
+    as the field type has components.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,7 +29,8 @@ class NetworkConfig(BaseModel):
         "32x0e+12x1e+4x2e",
     )
     encoder_convolutions: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (1, 2, 2, 2), description="convolutions of each level on the way down; from the second level on the first has stride 2"
+        (1, 2, 2, 2),
+        description="convolutions of each level on the way down; from the second level on the first has stride 2",
     )
     decoder_convolutions: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (1, 1, 1), description="convolutions of each level but the last on the way up, finest first"
@@ -36,16 +38,25 @@ class NetworkConfig(BaseModel):
     group: Literal["SO3", "O3"] = "SO3"
     spacing: Annotated[float, Field(gt=0)] = Field(2.0, description="mm between the voxels of the finest level")
     basis: Literal["solid_harmonic", "shells"] = "solid_harmonic"
-    sigma: Annotated[float, Field(gt=0)] = Field(0.8, description="width of solid-harmonic kernels, in voxels of their level")
-    sigma_down: Annotated[float, Field(gt=0)] = Field(1.1, description="the same for kernels of stride 2, in voxels of the finer level")
-    shell_diameter: Annotated[float, Field(gt=0)] = Field(5.0, description="diameter of shell kernels, in voxels of their level")
+    sigma: Annotated[float, Field(gt=0)] = Field(
+        0.8, description="width of solid-harmonic kernels, in voxels of their level"
+    )
+    sigma_down: Annotated[float, Field(gt=0)] = Field(
+        1.1, description="the same for kernels of stride 2, in voxels of the finer level"
+    )
+    shell_diameter: Annotated[float, Field(gt=0)] = Field(
+        5.0, description="diameter of shell kernels, in voxels of their level"
+    )
     shell_count: Annotated[int, Field(ge=1)] = Field(5, description="radial functions of shell kernels")
     plain_kernel: Annotated[int, Field(ge=1)] = Field(3, description="kernel width of the plain twin, in voxels")
-    dense: bool = Field(False, description="run steerable kernels as dense convolutions, for devices where that is faster")
+    dense: bool = Field(
+        False, description="run steerable kernels as dense convolutions, for devices where that is faster"
+    )
     deep_supervision: bool = Field(True, description="logits on the coarser decoder levels too, for the loss")
     checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory, more time")
     heads: dict[str, str] = Field(
-        default_factory=dict, description="further outputs at the finest level: name and field type, such as `pose: 2x1e`"
+        default_factory=dict,
+        description="further outputs at the finest level: name and field type, such as `pose: 2x1e`",
     )
 
     @field_validator("levels")
@@ -63,7 +74,10 @@ class NetworkConfig(BaseModel):
         if len(self.encoder_convolutions) != depth:
             raise ValueError(f"encoder_convolutions has {len(self.encoder_convolutions)} entries for {depth} levels")
         if len(self.decoder_convolutions) != depth - 1:
-            raise ValueError(f"decoder_convolutions has {len(self.decoder_convolutions)} entries for {depth} levels, {depth - 1} are needed")
+            raise ValueError(
+                f"decoder_convolutions has {len(self.decoder_convolutions)} entries for {depth} levels, "
+                f"{depth - 1} are needed"
+            )
         if "segmentation" in self.heads:
             raise ValueError("the head 'segmentation' is always there, choose another name")
         if self.architecture == "steerable_unet" and self.group == "SO3" and any("o" in level for level in self.levels):

@@ -5,7 +5,16 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..steerable import FieldLinear, FieldNorm, FieldType, Gate, KernelBasis, ShellBasis, SolidHarmonicBasis, SteerableConv3d
+from ..steerable import (
+    FieldLinear,
+    FieldNorm,
+    FieldType,
+    Gate,
+    KernelBasis,
+    ShellBasis,
+    SolidHarmonicBasis,
+    SteerableConv3d,
+)
 from .config import NetworkConfig
 
 Triple = tuple[int, int, int]
@@ -18,11 +27,19 @@ class SteerableLayers:
     def __init__(self, config: NetworkConfig) -> None:
         self.config = config
 
-    def block(self, field_in: FieldType, field_out: FieldType, spacing: Spacing, level: int, stride: Triple) -> nn.Module:
+    def block(
+        self, field_in: FieldType, field_out: FieldType, spacing: Spacing, level: int, stride: Triple
+    ) -> nn.Module:
         """A steerable block; kernels are in mm, as wide as ``sigma`` voxels of the level on the network's own grid."""
         gate = Gate(field_out)
         convolution = SteerableConv3d(
-            field_in, gate.field_in, self._basis(level, max(stride) > 1), spacing, stride, self.config.group, self.config.dense
+            field_in,
+            gate.field_in,
+            self._basis(level, max(stride) > 1),
+            spacing,
+            stride,
+            self.config.group,
+            self.config.dense,
         )
         return nn.Sequential(convolution, FieldNorm(gate.field_in), gate)
 
@@ -43,7 +60,9 @@ class PlainLayers:
     def __init__(self, config: NetworkConfig) -> None:
         self.config = config
 
-    def block(self, field_in: FieldType, field_out: FieldType, spacing: Spacing, level: int, stride: Triple) -> nn.Module:
+    def block(
+        self, field_in: FieldType, field_out: FieldType, spacing: Spacing, level: int, stride: Triple
+    ) -> nn.Module:
         """A plain block; spacing and level do not matter, because its kernels are in voxels."""
         del spacing, level
         convolution = PlainConv3d(field_in.channels, field_out.channels, self.config.plain_kernel, stride)
@@ -55,7 +74,10 @@ class PlainLayers:
 
 
 class PlainConv3d(nn.Conv3d):
-    """``Conv3d`` with zeros at the border such that ``ceil(n / stride)`` samples come out, one more at the far end where it must be uneven."""
+    """``Conv3d`` with zeros at the border such that ``ceil(n / stride)`` samples come out.
+
+    Where the zeros cannot be even, there is one more at the far end.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: Triple) -> None:
         super().__init__(channels_in, channels_out, kernel, stride=stride)

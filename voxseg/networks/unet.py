@@ -1,8 +1,8 @@
 """One U-Net skeleton for steerable and for plain layers: what differs is only the factory that makes the layers.
 
-Levels are numbered from the finest grid (0) to the coarsest. Going down, each level begins with a convolution of stride 2; going up, the coarser
-features are mixed into the skip connection's type, upsampled linearly and concatenated to it. No volume is ever padded: a grid of n voxels
-becomes ``ceil(n / 2)`` and comes back exactly, for any n.
+Levels are numbered from the finest grid (0) to the coarsest. Going down, each level begins with a convolution of stride
+2; going up, the coarser features are mixed into the skip connection's type, upsampled linearly and concatenated to it.
+No volume is ever padded: a grid of n voxels becomes ``ceil(n / 2)`` and comes back exactly, for any n.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ Spacing = tuple[float, float, float]
 class LayerFactory(Protocol):
     """Makes the layers of one family (steerable or plain) for given field types."""
 
-    def block(self, field_in: FieldType, field_out: FieldType, spacing: Spacing, level: int, stride: Triple) -> nn.Module:
+    def block(
+        self, field_in: FieldType, field_out: FieldType, spacing: Spacing, level: int, stride: Triple
+    ) -> nn.Module:
         """Convolution, norm and non-linearity."""
 
     def linear(self, field_in: FieldType, field_out: FieldType) -> nn.Module:
@@ -37,8 +39,9 @@ class UNet(nn.Module):
     Args:
         config: the network.
         layers: makes its layers.
-        grid_spacing: mm between voxels of the input along x, y, z; by default ``config.spacing`` on every axis. The same weights run on any grid:
-            kernels are built in mm, and an axis that is already coarse is not halved until the others have caught up.
+        grid_spacing: mm between voxels of the input along x, y, z; by default ``config.spacing`` on every axis. The
+            same weights run on any grid: kernels are built in mm, and an axis that is already coarse is not halved
+            until the others have caught up.
 
     Shape:
         ``[B, in_channels, X, Y, Z]`` to logits ``[B, out_channels, X, Y, Z]``.
@@ -78,7 +81,9 @@ class UNet(nn.Module):
         logits = FieldType(f"{config.out_channels}x0e")
         supervised = max(depth - 1, 1) if config.deep_supervision else 1
         self.logits = nn.ModuleList(layers.linear(field, logits) for field in decoded[:supervised])
-        self.heads = nn.ModuleDict({name: layers.linear(decoded[0], FieldType(field)) for name, field in config.heads.items()})
+        self.heads = nn.ModuleDict(
+            {name: layers.linear(decoded[0], FieldType(field)) for name, field in config.heads.items()}
+        )
 
     def forward(self, x: Tensor, deep_supervision: bool = False) -> Tensor | list[Tensor]:
         """Logits; with ``deep_supervision`` a list of logits, finest first, each on the grid of its level."""
@@ -123,8 +128,9 @@ class UNet(nn.Module):
 def finest_field(config: NetworkConfig) -> FieldType:
     """The type of the finest features, from which the outputs are read.
 
-    Logits are scalars, so all channels of the finest level become scalars in the last block, and no field is computed that nothing reads; only the
-    irreps that a further head asks for are kept beside them. A network of a single level has no decoder and keeps its type.
+    Logits are scalars, so all channels of the finest level become scalars in the last block, and no field is computed
+    that nothing reads; only the irreps that a further head asks for are kept beside them. A network of a single level
+    has no decoder and keeps its type.
     """
     finest = FieldType(config.levels[0])
     if len(config.levels) == 1:
@@ -153,5 +159,7 @@ def _folded(module: nn.Module) -> nn.Module:
         name: child if child is None else child.fold() if hasattr(child, "fold") else _folded(child)  # type: ignore[operator]
         for name, child in module._modules.items()
     }
-    copy._parameters = {name: None if p is None else nn.Parameter(p.detach().clone()) for name, p in module._parameters.items()}
+    copy._parameters = {
+        name: None if p is None else nn.Parameter(p.detach().clone()) for name, p in module._parameters.items()
+    }
     return copy

@@ -1,6 +1,7 @@
 """Steerable maths on tensors: field types, kernel bases, convolution, norms, gates and exact resampling.
 
-Volumes are ``[B, C, X, Y, Z]``, lengths are mm, field types are e3nn irreps strings. Nothing here knows of images, files or networks.
+Volumes are ``[B, C, X, Y, Z]``, lengths are mm, field types are e3nn irreps strings. Nothing here knows of images,
+files or networks.
 """
 
 from .bases import KernelBasis, Lattice, ShellBasis, SolidHarmonicBasis

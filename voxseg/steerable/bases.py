@@ -1,9 +1,9 @@
 """Kernel bases in physical units: solid-harmonic Gaussians (separable) and radial shells (dense).
 
-A basis lists, for each degree l of the kernel, filters ``[radial functions, 2l + 1, elements]``. Elements are what the convolution sums
-over: the ten responses of :mod:`voxseg.steerable.separable`, or the voxels of a dense kernel. Filters are scaled such that white noise of
-unit variance on the reference grid gives responses of unit variance; the scale does not depend on the actual grid, so that the same weights
-stand for the same operator in mm on any grid.
+A basis lists, for each degree l of the kernel, filters ``[radial functions, 2l + 1, elements]``. Elements are what the
+convolution sums over: the ten responses of :mod:`voxseg.steerable.separable`, or the voxels of a dense kernel. Filters
+are scaled such that white noise of unit variance on the reference grid gives responses of unit variance; the scale does
+not depend on the actual grid, so that the same weights stand for the same operator in mm on any grid.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Lattice:
 
     Attributes:
         spacing: mm between voxels along x, y, z.
-        centred: for each axis, whether a tap lies on the kernel's centre (an odd number of taps) or the centre lies between two taps
-            (an even number).
+        centred: for each axis, whether a tap lies on the kernel's centre (an odd number of taps) or the centre lies
+            between two taps (an even number).
     """
 
     spacing: tuple[float, float, float]
@@ -67,10 +67,11 @@ def tap_positions(radius_in_voxels: float, centred: bool) -> Tensor:
 
 
 class SolidHarmonicBasis:
-    """``r^l Y_l(r/|r|) exp(-|r|^2 / 2 sigma^2)`` for l = 0, 1, 2, and the trace term ``(|r|^2 - <|r|^2>) exp(-|r|^2 / 2 sigma^2)``.
+    """``r^l Y_l(r/|r|) g(r)`` for l = 0, 1, 2, and the trace ``(|r|^2 - <|r|^2>) g(r)``, g the Gaussian of width sigma.
 
-    All are combinations of ten products of 1-D kernels, because a solid harmonic is a polynomial and the Gaussian a product. Subtracting
-    the Gaussian's own second moment axis by axis keeps constants out of degree 2 on anisotropic grids as well.
+    All are combinations of ten products of 1-D kernels, because a solid harmonic is a polynomial and the Gaussian a
+    product. Subtracting the Gaussian's own second moment axis by axis keeps constants out of degree 2 on anisotropic
+    grids as well.
 
     Args:
         sigma: width in mm.
@@ -90,11 +91,12 @@ class SolidHarmonicBasis:
         return 2 if degree == 0 else 1
 
     def taps(self, spacing: float, centred: bool) -> Tensor:
-        """The 1-D kernels ``[3, n]`` of one axis: Gaussian g of unit sum, ``g t`` and ``g (t^2 - <t^2>)`` with ``t = r / sigma``."""
+        """The 1-D kernels ``[3, n]`` of one axis: Gaussian g of unit sum, g t, and g (t² - <t²>); t = r / sigma."""
         ratio = self.sigma / spacing
         if _CUTOFF_IN_SIGMA * ratio < 1:
             logger.warning(
-                "a kernel of %.2f mm is narrower than the voxels of %.2f mm along one axis: it sees little of the neighbours there",
+                "a kernel of %.2f mm is narrower than the voxels of %.2f mm along one axis: "
+                "it sees little of the neighbours there",
                 2 * _CUTOFF_IN_SIGMA * self.sigma,
                 spacing,
             )
@@ -120,9 +122,10 @@ class SolidHarmonicBasis:
 class ShellBasis:
     """Smooth radial bumps of finite support times spherical harmonics, the basis of the published steerable U-Net.
 
-    Diaz, Geiger and McKinley (MELBA 2024:010) use five equally spaced bumps ``exp(-1/(1+u)) exp(-1/(1-u))``, ``u = (|r| - r_i) / step``, that
-    vanish at the rim of a ball of the given diameter, and a separate 1x1x1 self-connection. Here the self-connection is one more
-    scalar radial function: the centre voxel (or the mean of the voxels around a centre that lies between them).
+    Diaz, Geiger and McKinley (MELBA 2024:010) use five equally spaced bumps ``exp(-1/(1+u)) exp(-1/(1-u))``, ``u = (|r|
+    - r_i) / step``, that vanish at the rim of a ball of the given diameter, and a separate 1x1x1 self-connection. Here
+    the self-connection is one more scalar radial function: the centre voxel (or the mean of the voxels around a centre
+    that lies between them).
 
     Args:
         diameter: of the ball, in mm.
@@ -134,7 +137,9 @@ class ShellBasis:
 
     def __init__(self, diameter: float, reference_spacing: float, count: int = 5) -> None:
         if not (diameter > 0 and reference_spacing > 0 and count > 0):
-            raise ValueError(f"diameter, reference_spacing and count are positive, got {diameter}, {reference_spacing}, {count}")
+            raise ValueError(
+                f"diameter, reference_spacing and count are positive, got {diameter}, {reference_spacing}, {count}"
+            )
         self.diameter = diameter
         self.reference_spacing = reference_spacing
         self.count = count
@@ -182,7 +187,7 @@ class ShellBasis:
 
 
 def _moments_of_harmonics() -> list[Tensor]:
-    """Solid harmonics, and the trace ``x^2 + y^2 + z^2``, as combinations of the ten moments: ``[radial, 2l + 1, 10]`` per degree."""
+    """Solid harmonics and the trace ``x^2 + y^2 + z^2`` from the ten moments: ``[radial, 2l + 1, 10]`` per degree."""
     grid = torch.tensor(list(itertools.product((-1.0, 0.0, 1.0, 2.0), repeat=3)), dtype=torch.float64)
     monomials = torch.stack([(grid ** torch.tensor(m, dtype=torch.float64)).prod(-1) for m in MOMENTS], -1)
 
@@ -195,9 +200,7 @@ def _moments_of_harmonics() -> list[Tensor]:
     return [torch.stack([degrees[0], trace]), degrees[1][None], degrees[2][None]]
 
 
-def lattice_for(
-    size: Sequence[int], spacing: tuple[float, float, float], strides: tuple[int, int, int]
-) -> Lattice:
-    """The lattice on which a (strided) convolution is exact under grid rotations: between voxels for stride 2 on an even axis."""
+def lattice_for(size: Sequence[int], spacing: tuple[float, float, float], strides: tuple[int, int, int]) -> Lattice:
+    """The lattice on which a convolution is exact under grid rotations: between voxels for stride 2 on an even axis."""
     centred = tuple(stride == 1 or n % 2 == 1 for n, stride in zip(size, strides, strict=True))
     return Lattice(spacing, (centred[0], centred[1], centred[2]))

@@ -1,7 +1,8 @@
 """The steerable convolution, its dense form, and its folded form for inference.
 
-Every kernel is ``K(r) = sum_paths w_path C(l_out, l_in, l) (phi(|r|) Y_l(r/|r|))`` with Clebsch-Gordan coefficients C, which is the general
-solution of ``K(R r) = D_out(R) K(r) D_in(R)^-1`` (Weiler et al. 2018, arXiv:1807.02547, eq. 6-8), truncated to l <= 2.
+Every kernel is ``K(r) = sum_paths w_path C(l_out, l_in, l) (phi(|r|) Y_l(r/|r|))`` with Clebsch-Gordan coefficients C,
+which is the general solution of ``K(R r) = D_out(R) K(r) D_in(R)^-1`` (Weiler et al. 2018, arXiv:1807.02547, eq. 6-8),
+truncated to l <= 2.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ Spacing = tuple[float, float, float]
 class SteerableConv3d(nn.Module):
     """Convolution between two field types that commutes with rotations.
 
-    With stride 2 on an axis of even size the output samples lie between input voxels, on an axis of odd size on every second voxel
-    including both ends; in both cases the output grid is symmetric about the input's centre, so that the layer commutes with all grid
-    rotations at every size, without padding the volume to a multiple of anything.
+    With stride 2 on an axis of even size the output samples lie between input voxels, on an axis of odd size on every
+    second voxel including both ends; in both cases the output grid is symmetric about the input's centre, so that the
+    layer commutes with all grid rotations at every size, without padding the volume to a multiple of anything.
 
     Args:
         field_in: type of the input.
@@ -36,14 +37,16 @@ class SteerableConv3d(nn.Module):
         basis: kernel basis; a :class:`SolidHarmonicBasis` runs separably, any other densely.
         spacing: mm between input voxels along x, y, z.
         stride: 1 or 2 per axis.
-        group: ``SO3`` couples fields regardless of parity; ``O3`` keeps only kernels that also commute with reflections.
+        group: ``SO3`` couples fields regardless of parity; ``O3`` keeps only kernels that also commute with
+            reflections.
         dense: run the dense kernel, which is faster on some devices; the result is the same.
 
     Shape:
         ``[B, field_in.channels, X, Y, Z]`` to ``[B, field_out.channels, X', Y', Z']``, with ``X' = ceil(X / stride)``.
 
     Raises:
-        ValueError: if the group is ``SO3`` and a field is odd, a stride is not 1 or 2, or some output field has no path from the input.
+        ValueError: if the group is ``SO3`` and a field is odd, a stride is not 1 or 2, or some output field has no path
+            from the input.
     """
 
     def __init__(
@@ -63,25 +66,35 @@ class SteerableConv3d(nn.Module):
         if any(s not in (1, 2) for s in stride):
             raise ValueError(f"stride is 1 or 2 per axis, got {stride}")
         if group == "SO3" and any(irrep.parity < 0 for irrep in (*self.field_in.irreps, *self.field_out.irreps)):
-            raise ValueError(f"SO(3) knows no parity: write only 'e' fields, got '{self.field_in}' and '{self.field_out}'")
+            raise ValueError(
+                f"SO(3) knows no parity: write only 'e' fields, got '{self.field_in}' and '{self.field_out}'"
+            )
         self.weights = nn.ParameterDict()
         for o, irrep_out in enumerate(self.field_out.irreps):
             paths_in = [self._paths(irrep_out, irrep_in) for irrep_in in self.field_in.irreps]
-            fan_in = sum(i.multiplicity * sum(map(self._radial, p)) for i, p in zip(self.field_in.irreps, paths_in, strict=True))
+            fan_in = sum(
+                i.multiplicity * sum(map(self._radial, p)) for i, p in zip(self.field_in.irreps, paths_in, strict=True)
+            )
             if fan_in == 0:
-                raise ValueError(f"no path leads from '{self.field_in}' to {irrep_out.name} with kernels up to degree {basis.max_degree}")
+                raise ValueError(
+                    f"no path leads from '{self.field_in}' to {irrep_out.name} "
+                    f"with kernels up to degree {basis.max_degree}"
+                )
             for i, (irrep_in, degrees) in enumerate(zip(self.field_in.irreps, paths_in, strict=True)):
                 if degrees:
                     shape = (irrep_out.multiplicity, irrep_in.multiplicity, sum(map(self._radial, degrees)))
                     self.weights[f"{o}_{i}"] = nn.Parameter(torch.randn(shape) / math.sqrt(fan_in))
         self.bias = nn.Parameter(torch.zeros(self.field_out.scalars))
-        # Coupled filters of each lattice met so far, [paths, 2 l_out + 1, 2 l_in + 1, elements]; constants, so not part of the state.
+        # Coupled filters of each lattice met so far, [paths, 2 l_out + 1, 2 l_in + 1, elements]; constants, so not part
+        # of the state.
         self._coupled: dict[tuple[Lattice, torch.device], dict[str, Tensor]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve; see the class for shapes."""
         if x.dim() != 5 or x.shape[1] != self.field_in.channels:
-            raise ValueError(f"expected [B, {self.field_in.channels}, X, Y, Z] of type '{self.field_in}', got {tuple(x.shape)}")
+            raise ValueError(
+                f"expected [B, {self.field_in.channels}, X, Y, Z] of type '{self.field_in}', got {tuple(x.shape)}"
+            )
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         lattice = lattice_for(x.shape[2:], self.spacing, self.stride)
         x, bias = x.to(dtype), self._full_bias().to(dtype)
@@ -158,7 +171,9 @@ class SteerableConv3d(nn.Module):
             for i, irrep_in in enumerate(self.field_in.irreps):
                 parts = [
                     math.sqrt(irrep_out.components)
-                    * torch.einsum("oif,rfm->roim", wigner_3j(irrep_out.degree, irrep_in.degree, degree), filters[degree])
+                    * torch.einsum(
+                        "oif,rfm->roim", wigner_3j(irrep_out.degree, irrep_in.degree, degree), filters[degree]
+                    )
                     for degree in self._paths(irrep_out, irrep_in)
                 ]
                 if parts:

@@ -46,8 +46,8 @@ class Irrep:
 class FieldType:
     """The type of a feature volume ``[B, channels, X, Y, Z]``: channels grouped by irrep, component index fastest.
 
-    The notation and the real basis are e3nn's (Geiger and Smidt 2022, arXiv:2207.09453): ``"8x0e+4x1e+2x2e"`` is 8 scalars, 4
-    vectors with components in (x, y, z) order, and 2 fields of degree 2.
+    The notation and the real basis are e3nn's (Geiger and Smidt 2022, arXiv:2207.09453): ``"8x0e+4x1e+2x2e"`` is 8
+    scalars, 4 vectors with components in (x, y, z) order, and 2 fields of degree 2.
 
     Args:
         irreps: an irreps string, another field type, or a sequence of :class:`Irrep`.

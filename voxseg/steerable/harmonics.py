@@ -6,7 +6,7 @@ All three are checked against e3nn by the tests; they stand here so that a predi
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -15,8 +15,9 @@ from torch import Tensor
 def solid_harmonics(degree: int, points: Tensor) -> Tensor:
     """Real solid harmonics ``r^l Y_l(p / r)``, component-normalised (the squares over a unit sphere sum to ``2l + 1``).
 
-    The polar axis is y and the azimuth runs from z to x, so that degree 1 is ``sqrt(3) (x, y, z)``. The Legendre part follows the usual
-    three-term recursion for the associated functions without the Condon-Shortley sign (Abramowitz and Stegun, 8.5.3).
+    The polar axis is y and the azimuth runs from z to x, so that degree 1 is ``sqrt(3) (x, y, z)``. The Legendre part
+    follows the usual three-term recursion for the associated functions without the Condon-Shortley sign (Abramowitz and
+    Stegun, 8.5.3).
 
     Args:
         degree: l >= 0.
@@ -45,7 +46,7 @@ def solid_harmonics(degree: int, points: Tensor) -> Tensor:
     return torch.stack([columns[m] for m in range(-degree, degree + 1)], -1)
 
 
-@lru_cache(maxsize=None)
+@cache
 def wigner_3j(l1: int, l2: int, l3: int) -> Tensor:
     """The invariant tensor of three degrees in the real basis, with unit Frobenius norm.
 
@@ -70,7 +71,11 @@ def wigner_3j(l1: int, l2: int, l3: int) -> Tensor:
             if abs(m1 + m2) <= l3:
                 complex_tensor[l1 + m1, l2 + m2, l3 + m1 + m2] = _clebsch_gordan(l1, m1, l2, m2, l3, m1 + m2)
     real = torch.einsum(
-        "abc,ai,bj,ck->ijk", complex_tensor, _complex_from_real(l1), _complex_from_real(l2), _complex_from_real(l3).conj()
+        "abc,ai,bj,ck->ijk",
+        complex_tensor,
+        _complex_from_real(l1),
+        _complex_from_real(l2),
+        _complex_from_real(l3).conj(),
     ).real
     return real / real.norm()
 

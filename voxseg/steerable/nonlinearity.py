@@ -1,7 +1,7 @@
 """What may happen at a voxel without breaking equivariance: norms and gates.
 
-Both are written as products with small matrices over the channels of all voxels, ``[voxels, C] x [C, k]``: on a CPU that is several times faster than
-slicing a volume into its fields and concatenating them again.
+Both are written as products with small matrices over the channels of all voxels, ``[voxels, C] x [C, k]``: on a CPU
+that is several times faster than slicing a volume into its fields and concatenating them again.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from .fields import FieldType, Irrep
 
 
 class FieldNorm(nn.Module):
-    """Normalisation over the channels of each voxel, never over space, so that the result does not depend on the window.
+    """Normalisation over the channels of each voxel, never over space: the result does not depend on the window.
 
-    Scalars are layer-normalised (Ba et al. 2016); fields of any other irrep are divided by the root mean square of the components of all fields
-    of that irrep; each field then has a learned scale, each 0e scalar a learned shift.
+    Scalars are layer-normalised (Ba et al. 2016); fields of any other irrep are divided by the root mean square of the
+    components of all fields of that irrep; each field then has a learned scale, each 0e scalar a learned shift.
 
     Args:
         field: type of input and output.
-        epsilon: added to the mean square. The default, far above rounding, keeps empty space from being blown up to unit size.
+        epsilon: added to the mean square. The default, far above rounding, keeps empty space from being blown up to
+            unit size.
 
     Shape:
         ``[B, field.channels, X, Y, Z]`` to the same.
@@ -59,10 +60,13 @@ class FieldNorm(nn.Module):
 
 
 class Gate(nn.Module):
-    """Gated non-linearity (Weiler et al. 2018, section 2.3): each 0e scalar times its own sigmoid (SiLU), any other field times that of a gate.
+    """Gated non-linearity (Weiler et al. 2018, section 2.3).
+
+    Each 0e scalar is multiplied by its own sigmoid (SiLU), any other field by that of a gate.
 
     Args:
-        field: type of the output. The input has one more 0e scalar in front for each field that is no 0e scalar, see :attr:`field_in`.
+        field: type of the output. The input has one more 0e scalar in front for each field that is no 0e scalar, see
+            :attr:`field_in`.
 
     Shape:
         ``[B, field_in.channels, X, Y, Z]`` to ``[B, field.channels, X, Y, Z]``.

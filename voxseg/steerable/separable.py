@@ -1,14 +1,16 @@
-"""Separable convolution: kernels made of ten products of 1-D kernels, run as 1-D convolutions and small matrix products.
+"""Separable convolution: kernels of ten products of 1-D kernels, run as 1-D convolutions and small matrix products.
 
-Every kernel in the span of the products ``k_a(x) k_b(y) k_c(z)`` with ``a + b + c <= 2``, where ``k_0, k_1, k_2`` are a Gaussian and its first two
-moments, is given by ten matrices ``M_abc`` of ``[C_in, C_out]`` and never has to be built. With ``X_a, Y_b, Z_c`` the depthwise 1-D convolutions along
-the axes, the output is
+Every kernel in the span of the products ``k_a(x) k_b(y) k_c(z)`` with ``a + b + c <= 2``, where ``k_0, k_1, k_2`` are a
+Gaussian and its first two moments, is given by ten matrices ``M_abc`` of ``[C_in, C_out]`` and never has to be built.
+With ``X_a, Y_b, Z_c`` the depthwise 1-D convolutions along the axes, the output is
 
     y = sum_c Z_c ( sum_ab (Y_b X_a x) M_abc ),
 
-which takes 3 + 6 + 3 one-dimensional convolutions and ten products, because channels are mixed before the last axis. Ten taps in place of 125.
+which takes 3 + 6 + 3 one-dimensional convolutions and ten products, because channels are mixed before the last axis.
+Ten taps in place of 125.
 
-The backward pass is written by hand: autograd would keep all intermediate volumes alive, this keeps the input alone. With ``g_bc = Y_b^T Z_c^T g``,
+The backward pass is written by hand: autograd would keep all intermediate volumes alive, this keeps the input alone.
+With ``g_bc = Y_b^T Z_c^T g``,
 
     dL/dM_abc = (X_a x)^T g_bc,        dL/dx = sum_a X_a^T ( sum_bc g_bc M_abc^T ),
 
@@ -31,7 +33,8 @@ from torch.autograd.function import once_differentiable
 # Moments (a, b, c) along x, y, z of the ten products, in the order in which every basis and every mix lists them.
 MOMENTS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (2, 0, 0), (0, 2, 0), (0, 0, 2), (1, 1, 0), (0, 1, 1), (1, 0, 1))
 _INDEX = {moment: index for index, moment in enumerate(MOMENTS)}
-# Elements of a volume that is convolved along X at once: the memory that a convolution takes besides its input and output is about five times that.
+# Elements of a volume that is convolved along X at once: the memory that a convolution takes besides its input and
+# output is about five times that.
 _SLAB_ELEMENTS = 2**21
 # Elements of the planes that then go through everything else while they are in the processor's cache.
 _CACHED_ELEMENTS = 2**20
@@ -133,7 +136,7 @@ def _forward(x: Tensor, mix: Tensor, bias: Tensor, taps: Taps) -> Tensor:
 def _planes(
     along_x: list[Tensor], mix: list[Tensor], bias: Tensor, kernels: tuple[list[Tensor], list[Tensor]], taps: Taps
 ) -> Tensor:
-    """``sum_c Z_c (sum_ab (Y_b along_x_a) M_abc)`` for a few planes ``[n, C, Y, Z]``, given the three convolutions along X."""
+    """``sum_c Z_c (sum_ab (Y_b along_x_a) M_abc)`` for planes ``[n, C, Y, Z]``, given those convolved along X."""
     _, y, z = taps
     channels, channels_out = along_x[0].shape[1], bias.shape[0]
     mixed: list[Tensor | None] = [None, None, None]  # by moment along Z, whose convolution is still to come
@@ -155,7 +158,9 @@ def _planes(
     return output
 
 
-def _backward(x: Tensor, gradient: Tensor, mix: Tensor, mix_gradient: Tensor | None, taps: Taps, for_x: bool) -> Tensor | None:
+def _backward(
+    x: Tensor, gradient: Tensor, mix: Tensor, mix_gradient: Tensor | None, taps: Taps, for_x: bool
+) -> Tensor | None:
     """Gradient of the input, and that of the mix added to ``mix_gradient`` where it is given."""
     turned = [replace(t, kernels=t.kernels.flip(1)) for t in taps]
     channels, channels_out = x.shape[1], gradient.shape[1]
@@ -164,7 +169,11 @@ def _backward(x: Tensor, gradient: Tensor, mix: Tensor, mix_gradient: Tensor | N
     size, coarse = x.shape[2:], gradient.shape[2]
     x_gradient = _volume(torch.empty_like(_rows(x)), (x.shape[0], *size)) if for_x else None
     for number, (sample, cotangent) in enumerate(zip(_images(x), _images(gradient), strict=True)):  # [X, C, Y, Z]
-        along_x = [_along_x(sample, k, taps[0].stride, taps[0].padding) for k in forward_x] if mix_gradient is not None else []
+        along_x = (
+            [_along_x(sample, k, taps[0].stride, taps[0].padding) for k in forward_x]
+            if mix_gradient is not None
+            else []
+        )
         # By moment along X, on the grid that is still coarse along X: what has come back through Z, Y and the mix.
         mixed = [x.new_empty(coarse, size[1], size[2], channels) for _ in range(3)] if for_x else []
         for few in _few_planes(coarse, x):
@@ -176,7 +185,9 @@ def _backward(x: Tensor, gradient: Tensor, mix: Tensor, mix_gradient: Tensor | N
                     for a in range(3 - b - c):
                         index = _INDEX[a, b, c]
                         if mix_gradient is not None:
-                            mix_gradient[index] += _inner(along_x[a][few].permute(0, 2, 3, 1).reshape(-1, channels), rows)
+                            mix_gradient[index] += _inner(
+                                along_x[a][few].permute(0, 2, 3, 1).reshape(-1, channels), rows
+                            )
                         if for_x:
                             targets[a] = _accumulate(targets[a], rows, mix[index].T)
             for volume, part in zip(mixed, targets, strict=False):
@@ -186,7 +197,12 @@ def _backward(x: Tensor, gradient: Tensor, mix: Tensor, mix_gradient: Tensor | N
             target = next(itertools.islice(_images(x_gradient), number, None))
             for a, volume in enumerate(mixed):
                 image = volume.view(1, coarse, -1, channels).permute(0, 3, 1, 2)
-                back = _back(image, back_x[a], taps[0], size[0], 2).permute(0, 2, 3, 1).reshape(*size, channels).permute(0, 3, 1, 2)
+                back = (
+                    _back(image, back_x[a], taps[0], size[0], 2)
+                    .permute(0, 2, 3, 1)
+                    .reshape(*size, channels)
+                    .permute(0, 3, 1, 2)
+                )
                 target.copy_(back) if a == 0 else target.add_(back)
     return x_gradient
 
@@ -200,8 +216,8 @@ def _kernels(axis: AxisTaps, channels: int, rows: bool) -> list[Tensor]:
 def _along_x(planes: Tensor, kernel: Tensor, stride: int, padding: int) -> Tensor:
     """Depthwise convolution across planes ``[X, C, Y, Z]``: as a 2-D image, X against YZ.
 
-    All 1-D convolutions run as 2-D convolutions over views of the memory: PyTorch's depthwise 3-D convolution has no fast path for
-    ``n x 1 x 1`` kernels in float32 on CPUs (ten times slower on one thread).
+    All 1-D convolutions run as 2-D convolutions over views of the memory: PyTorch's depthwise 3-D convolution has no
+    fast path for ``n x 1 x 1`` kernels in float32 on CPUs (ten times slower on one thread).
     """
     nx, channels, ny, nz = planes.shape
     image = planes.permute(0, 2, 3, 1).reshape(1, nx, ny * nz, channels).permute(0, 3, 1, 2)
@@ -226,7 +242,7 @@ def _back(y: Tensor, turned: Tensor, axis: AxisTaps, size: int, dim: int) -> Ten
 
 
 def _images(volume: Tensor) -> Iterator[Tensor]:
-    """Each sample of a channels-last volume ``[B, C, X, Y, Z]`` as a stack of images ``[X, C, Y, Z]``, sharing its memory."""
+    """Each sample of a channels-last volume ``[B, C, X, Y, Z]`` as images ``[X, C, Y, Z]`` that share its memory."""
     for sample in volume.permute(0, 2, 3, 4, 1):
         yield sample.permute(0, 3, 1, 2)
 
@@ -251,7 +267,9 @@ def _inner(left: Tensor, right: Tensor) -> Tensor:
     whole = left.shape[0] // block * block
     product = left[whole:].T @ right[whole:]
     if whole:
-        blocks = torch.bmm(left[:whole].view(-1, block, left.shape[1]).mT, right[:whole].view(-1, block, right.shape[1]))
+        blocks = torch.bmm(
+            left[:whole].view(-1, block, left.shape[1]).mT, right[:whole].view(-1, block, right.shape[1])
+        )
         product = product + blocks.sum(0)
     return product
 

@@ -2,8 +2,8 @@
 
 The one-hot target of the finest grid is never made: with 17 classes it is larger than everything else in the loss. The
 result equals MONAI's `DiceCELoss(include_background=False, softmax=True, batch=True)` with the same smoothing in the
-numerator and the denominator wherever every structure is present, at 0.3 times its time (64³ voxels, 17 classes, one core, with backward: 0.036 s against
-0.125 s).
+numerator and the denominator wherever every structure is present, at 0.3 times its time (64³ voxels, 17 classes, one
+core, with backward: 0.036 s against 0.125 s).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def dice_cross_entropy(
     """Soft Dice, averaged over the structures, plus cross-entropy, averaged over the voxels.
 
     The Dice of a structure pools the whole batch. A structure that is absent from it has no Dice term, and its false
-    positives cost cross-entropy alone: with a term `S / (S + smoothing)` for S predicted voxels, windows without a small
-    structure push its probability down much harder than windows with it pull it up, and small structures are learned late
-    (measured: mean Dice on two real scans after 750 steps 0.29, three structures not found at all).
+    positives cost cross-entropy alone: with a term `S / (S + smoothing)` for S predicted voxels, windows without a
+    small structure push its probability down much harder than windows with it pull it up, and small structures are
+    learned late (measured: mean Dice on two real scans after 750 steps 0.29, three structures not found at all).
 
     Args:
         logits: `[B, K, X, Y, Z]`, class 0 is the background.
