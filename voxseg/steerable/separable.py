@@ -99,7 +99,7 @@ class _SeparableConvolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, mix = ctx.saved_tensors
         for_x, for_mix, for_bias, _ = ctx.needs_input_grad
         gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
