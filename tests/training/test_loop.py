@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,15 @@ def test_bfloat16_is_near_float32(tmp_path: Path) -> None:
     assert forward(TinyNetwork().eval(), torch.zeros(1, 1, SIZE, SIZE, SIZE), "bfloat16").dtype == torch.bfloat16
 
 
+@pytest.fixture
+def usual_interrupt() -> Iterator[None]:
+    """Ctrl-C raises, even where the tests were started in the background by a shell that lets them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual_interrupt")
 def test_second_signal_acts_as_before() -> None:
     with StopSignals() as stop:
         os.kill(os.getpid(), signal.SIGINT)
@@ -243,6 +253,7 @@ CHILD = """
 import sys, time
 sys.path.insert(0, {here!r})
 import torch
+from collections.abc import Iterator
 from pathlib import Path
 from tiny_training import BandSource, TinyNetwork, tiny_run
 from voxseg.training.environment import seed_everything
