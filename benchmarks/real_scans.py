@@ -74,7 +74,9 @@ def turned(volume: Volume, truth: Classes, rotation: NDArray[np.float64]) -> tup
     shape = (side,) * 3
     scan = affine_transform(volume.data.astype(np.float32), linear, offset, shape, order=1)
     labels = affine_transform(truth, linear, offset, shape, order=0)
-    return replace(volume, data=scan, geometry=Geometry(shape, np.eye(4))), labels
+    affine = np.eye(4)
+    affine[:3, :3] = volume.geometry.axes
+    return replace(volume, data=scan, geometry=Geometry(shape, affine)), labels
 
 
 def main() -> None:
@@ -111,14 +113,11 @@ def main() -> None:
         if "grid" in arguments.checks:
             agreement = []
             for rotation in grid_rotations():
-                scan = replace(volume, data=grid_turned(volume.data, rotation))
-                # The affine stays: to the program it is a scan of someone who lay differently.
-                scan = replace(
-                    scan,
-                    geometry=Geometry(
-                        scan.data.shape, np.diag([*(rotation.abs().numpy() @ volume.geometry.spacing), 1.0])
-                    ),
-                )
+                data = grid_turned(volume.data, rotation)
+                # The directions of the axes stay: a scan of someone who lay differently, not another header.
+                affine = np.eye(4)
+                affine[:3, :3] = volume.geometry.axes * (rotation.abs().numpy() @ volume.geometry.spacing)
+                scan = replace(volume, data=data, geometry=Geometry(data.shape, affine))
                 agreement.append((predictor.segment(scan).classes == grid_turned(upright, rotation)).mean())
             print(f"  24 grid rotations: voxels that agree {100 * min(agreement):.4f} % at least", flush=True)
         if "angles" in arguments.checks:
