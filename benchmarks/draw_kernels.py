@@ -1,4 +1,4 @@
-"""Draws the nine solid-harmonic Gaussian kernels that every steerable convolution is made of.
+"""Draws the ten solid-harmonic Gaussian kernels that every steerable convolution is made of.
 
     python benchmarks/draw_kernels.py [-o docs/kernels.png]
 
