@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from voxseg.data._files import write_text
+from voxseg.data.staging import write_text
 from voxseg.errors import UserError
 
 Side = Literal["left", "right", "none"]

@@ -1,15 +1,15 @@
-"""Several files that appear together, each complete, or not at all."""
+"""Files that appear complete, several together, or not at all."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from voxseg.errors import UserError
 
-__all__ = ["staged"]
+__all__ = ["staged", "write_complete", "write_text"]
 
 
 @contextmanager
@@ -44,3 +44,18 @@ def staged(*targets: Path) -> Iterator[list[Path]]:
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
+
+
+def write_complete(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file under a temporary name (same folder, same suffixes), then give it its own.
+
+    Raises:
+        UserError: as `staged` does.
+    """
+    with staged(path) as (temporary,):
+        write(temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text; complete or not at all."""
+    write_complete(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

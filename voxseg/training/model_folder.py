@@ -12,8 +12,8 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
-from voxseg.data._files import write_complete, write_text
 from voxseg.data.labels import LabelTable
+from voxseg.data.staging import write_complete, write_text
 from voxseg.training.checkpoint import versions
 from voxseg.training.config import TrainingConfig
 from voxseg.training.progress import format_seconds

@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from voxseg.data._files import write_complete
 from voxseg.data.labels import LabelTable
+from voxseg.data.staging import write_complete
 from voxseg.training.validation import ValidationResult
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from voxseg.data._files import write_text
+from voxseg.data.staging import write_text
 from voxseg.errors import UserError
 
 MetricValue = float | int | None

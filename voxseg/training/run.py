@@ -12,8 +12,8 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from voxseg.data._files import write_text
 from voxseg.data.labels import LabelTable
+from voxseg.data.staging import write_text
 from voxseg.errors import UserError
 from voxseg.training.checkpoint import CheckpointStore, TrainingState
 from voxseg.training.config import TrainingConfig, changed_keys
