@@ -33,11 +33,10 @@ from torch.autograd.function import once_differentiable
 # Moments (a, b, c) along x, y, z of the ten products, in the order in which every basis and every mix lists them.
 MOMENTS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (2, 0, 0), (0, 2, 0), (0, 0, 2), (1, 1, 0), (0, 1, 1), (1, 0, 1))
 _INDEX = {moment: index for index, moment in enumerate(MOMENTS)}
-# Elements of a volume that is convolved along X at once: the memory that a convolution takes besides its input and
-# output is about five times that.
-_SLAB_ELEMENTS = 2**21
-# Elements of the planes that then go through everything else while they are in the processor's cache.
-_CACHED_ELEMENTS = 2**20
+# Elements of an intermediate volume: the fastest of 2^20 to 2^23 for 30 channels and 64^3 voxels.
+_SLAB_ELEMENTS = 2**20
+# Thinner slabs would spend more on the planes that neighbours share than they gain.
+_THINNEST_SLAB = 4
 
 
 @dataclass(frozen=True)
@@ -118,18 +117,15 @@ def _forward(x: Tensor, mix: Tensor, bias: Tensor, taps: Taps) -> Tensor:
     first_kernels = _kernels(taps[0], channels, rows=True)
     kernels = _kernels(taps[1], channels, rows=True), _kernels(taps[2], mix.shape[2], rows=False)
     matrices = list(mix)
-    thickness = _thickness(_SLAB_ELEMENTS, x)
     for sample, target in zip(_images(x), _images(output), strict=True):  # [X, C, Y, Z]
-        for start in range(0, size[0], thickness):
-            stop = min(start + thickness, size[0])
+        for part in _slabs(size[0], x):
+            start, stop = part.start, part.stop
             first, last = start * axis.stride - axis.padding, (stop - 1) * axis.stride - axis.padding + axis.length
             slab = sample[max(first, 0) : last]
             missing = (0, 0, 0, 0, 0, 0, max(-first, 0), max(last - sample.shape[0], 0))
             slab = F.pad(slab, missing) if any(missing) else slab
             along_x = [_along_x(slab, kernel, axis.stride, 0) for kernel in first_kernels]
-            for few in _few_planes(stop - start, x):
-                part = slice(start + few.start, start + few.stop)
-                target[part] = _planes([volume[few] for volume in along_x], matrices, bias, kernels, taps)
+            target[part] = _planes(along_x, matrices, bias, kernels, taps)
     return output
 
 
@@ -168,42 +164,34 @@ def _backward(
     back_y, back_z = _kernels(turned[1], channels_out, rows=True), _kernels(turned[2], channels_out, rows=False)
     size, coarse = x.shape[2:], gradient.shape[2]
     x_gradient = _volume(torch.empty_like(_rows(x)), (x.shape[0], *size)) if for_x else None
-    for number, (sample, cotangent) in enumerate(zip(_images(x), _images(gradient), strict=True)):  # [X, C, Y, Z]
-        along_x = (
-            [_along_x(sample, k, taps[0].stride, taps[0].padding) for k in forward_x]
-            if mix_gradient is not None
-            else []
-        )
+    results = itertools.repeat(None) if x_gradient is None else _images(x_gradient)
+    for sample, cotangent, result in zip(_images(x), _images(gradient), results, strict=False):  # [X, C, Y, Z]
+        along_x = []
+        if mix_gradient is not None:
+            along_x = [_along_x(sample, kernel, taps[0].stride, taps[0].padding) for kernel in forward_x]
         # By moment along X, on the grid that is still coarse along X: what has come back through Z, Y and the mix.
         mixed = [x.new_empty(coarse, size[1], size[2], channels) for _ in range(3)] if for_x else []
-        for few in _few_planes(coarse, x):
-            targets: list[Tensor | None] = [None, None, None]
+        for part in _slabs(coarse, x):
+            targets = [volume[part].view(-1, channels) for volume in mixed]
             for c in range(3):
-                along_z = _back(cotangent[few], back_z[c], taps[2], size[2], 3)
+                along_z = _back(cotangent[part], back_z[c], taps[2], size[2], 3)
                 for b in range(3 - c):
                     rows = _back(along_z, back_y[b], taps[1], size[1], 2).permute(0, 2, 3, 1).reshape(-1, channels_out)
                     for a in range(3 - b - c):
                         index = _INDEX[a, b, c]
                         if mix_gradient is not None:
-                            mix_gradient[index] += _inner(
-                                along_x[a][few].permute(0, 2, 3, 1).reshape(-1, channels), rows
-                            )
-                        if for_x:
-                            targets[a] = _accumulate(targets[a], rows, mix[index].T)
-            for volume, part in zip(mixed, targets, strict=False):
-                assert part is not None
-                volume[few] = part.view(-1, size[1], size[2], channels)
-        if x_gradient is not None:
-            target = next(itertools.islice(_images(x_gradient), number, None))
+                            known = along_x[a][part].permute(0, 2, 3, 1).reshape(-1, channels)
+                            mix_gradient[index] += _inner(known, rows)
+                        if for_x and b == c == 0:
+                            torch.mm(rows, mix[index].T, out=targets[a])
+                        elif for_x:
+                            targets[a].addmm_(rows, mix[index].T)
+        if result is not None:
             for a, volume in enumerate(mixed):
                 image = volume.view(1, coarse, -1, channels).permute(0, 3, 1, 2)
-                back = (
-                    _back(image, back_x[a], taps[0], size[0], 2)
-                    .permute(0, 2, 3, 1)
-                    .reshape(*size, channels)
-                    .permute(0, 3, 1, 2)
-                )
-                target.copy_(back) if a == 0 else target.add_(back)
+                back = _back(image, back_x[a], taps[0], size[0], 2).permute(0, 2, 3, 1)
+                back = back.reshape(*size, channels).permute(0, 3, 1, 2)
+                result.copy_(back) if a == 0 else result.add_(back)
     return x_gradient
 
 
@@ -247,14 +235,10 @@ def _images(volume: Tensor) -> Iterator[Tensor]:
         yield sample.permute(0, 3, 1, 2)
 
 
-def _thickness(elements: int, x: Tensor) -> int:
-    """Planes across X that hold about so many elements."""
-    return max(1, elements // max(x.shape[1] * x.shape[3] * x.shape[4], 1))
-
-
-def _few_planes(count: int, x: Tensor) -> list[slice]:
-    step = _thickness(_CACHED_ELEMENTS, x)
-    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+def _slabs(planes: int, x: Tensor) -> list[slice]:
+    """Cut a number of planes across X into slabs."""
+    step = max(_THINNEST_SLAB, _SLAB_ELEMENTS // max(x.shape[1] * x.shape[3] * x.shape[4], 1))
+    return [slice(start, min(start + step, planes)) for start in range(0, planes, step)]
 
 
 def _accumulate(total: Tensor | None, rows: Tensor, matrix: Tensor) -> Tensor:
