@@ -102,7 +102,7 @@ class _SeparableConvolution(torch.autograd.Function):
         x, mix = ctx.saved_tensors
         for_x, for_mix, for_bias, _ = ctx.needs_input_grad
         gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
-        bias_gradient = _rows(gradient).sum(0) if for_bias else None
+        bias_gradient = _column_sums(_rows(gradient)) if for_bias else None
         mix_gradient = torch.zeros_like(mix) if for_mix else None
         x_gradient = _backward(x, gradient, mix, mix_gradient, ctx.taps, for_x) if for_x or for_mix else None
         return x_gradient, mix_gradient, bias_gradient, None
@@ -125,14 +125,19 @@ def _forward(x: Tensor, mix: Tensor, bias: Tensor, taps: Taps) -> Tensor:
             missing = (0, 0, 0, 0, 0, 0, max(-first, 0), max(last - sample.shape[0], 0))
             slab = F.pad(slab, missing) if any(missing) else slab
             along_x = [_along_x(slab, kernel, axis.stride, 0) for kernel in first_kernels]
-            target[part] = _planes(along_x, matrices, bias, kernels, taps)
+            _planes(along_x, matrices, bias, kernels, taps, target[part])
     return output
 
 
 def _planes(
-    along_x: list[Tensor], mix: list[Tensor], bias: Tensor, kernels: tuple[list[Tensor], list[Tensor]], taps: Taps
-) -> Tensor:
-    """``sum_c Z_c (sum_ab (Y_b along_x_a) M_abc)`` for planes ``[n, C, Y, Z]``, given those convolved along X."""
+    along_x: list[Tensor],
+    mix: list[Tensor],
+    bias: Tensor,
+    kernels: tuple[list[Tensor], list[Tensor]],
+    taps: Taps,
+    target: Tensor,
+) -> None:
+    """Set ``target`` to ``sum_c Z_c (sum_ab (Y_b along_x_a) M_abc)`` for planes ``[n, C, Y, Z]`` convolved along X."""
     _, y, z = taps
     channels, channels_out = along_x[0].shape[1], bias.shape[0]
     mixed: list[Tensor | None] = [None, None, None]  # by moment along Z, whose convolution is still to come
@@ -144,14 +149,14 @@ def _planes(
             shape, rows = node.shape[:3], node.reshape(-1, channels)
             for c in range(3 - a - b):
                 mixed[c] = _accumulate(mixed[c], rows, mix[_INDEX[a, b, c]])
-    output: Tensor | None = None
+    terms = []
     for c, part in enumerate(mixed):
         assert part is not None
-        part = part.view(*shape, channels_out).permute(0, 3, 1, 2)
-        term = F.conv2d(part, kernels[1][c], bias if c == 0 else None, (1, z.stride), (0, z.padding), 1, channels_out)
-        output = term if output is None else output.add_(term)
-    assert output is not None
-    return output
+        image = part.view(*shape, channels_out).permute(0, 3, 1, 2)
+        terms.append(
+            F.conv2d(image, kernels[1][c], bias if c == 0 else None, (1, z.stride), (0, z.padding), 1, channels_out)
+        )
+    torch.add(terms[0].add_(terms[1]), terms[2], out=target)
 
 
 def _backward(
@@ -187,11 +192,12 @@ def _backward(
                         elif for_x:
                             targets[a].addmm_(rows, mix[index].T)
         if result is not None:
-            for a, volume in enumerate(mixed):
+            terms = []
+            for volume, kernel in zip(mixed, back_x, strict=True):
                 image = volume.view(1, coarse, -1, channels).permute(0, 3, 1, 2)
-                back = _back(image, back_x[a], taps[0], size[0], 2).permute(0, 2, 3, 1)
-                back = back.reshape(*size, channels).permute(0, 3, 1, 2)
-                result.copy_(back) if a == 0 else result.add_(back)
+                back = _back(image, kernel, taps[0], size[0], 2).permute(0, 2, 3, 1)
+                terms.append(back.reshape(*size, channels).permute(0, 3, 1, 2))
+            torch.add(terms[0].add_(terms[1]), terms[2], out=result)
     return x_gradient
 
 
@@ -245,17 +251,20 @@ def _accumulate(total: Tensor | None, rows: Tensor, matrix: Tensor) -> Tensor:
     return rows @ matrix if total is None else total.addmm_(rows, matrix)
 
 
+def _column_sums(rows: Tensor) -> Tensor:
+    """``rows.sum(0)`` as a product, which is five times as fast on a CPU."""
+    return torch.mv(rows.T, rows.new_ones(rows.shape[0]))
+
+
 def _inner(left: Tensor, right: Tensor) -> Tensor:
     """``left^T right`` for two tall matrices, summed in blocks: as one product it would run on a single core."""
     block = 4096
     whole = left.shape[0] // block * block
-    product = left[whole:].T @ right[whole:]
-    if whole:
-        blocks = torch.bmm(
-            left[:whole].view(-1, block, left.shape[1]).mT, right[:whole].view(-1, block, right.shape[1])
-        )
-        product = product + blocks.sum(0)
-    return product
+    if not whole:
+        return left.T @ right
+    blocks = torch.bmm(left[:whole].view(-1, block, left.shape[1]).mT, right[:whole].view(-1, block, right.shape[1]))
+    product = blocks.sum(0)
+    return product if whole == left.shape[0] else product.addmm_(left[whole:].T, right[whole:])
 
 
 def _rows(volume: Tensor) -> Tensor:
