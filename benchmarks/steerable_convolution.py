@@ -2,7 +2,7 @@
 
     python benchmarks/steerable_convolution.py [--threads 2] [--rounds 5]
 
-Both run the same weights; rounds alternate between them, a few runs of each in a row, and the fastest counts. Also times
+Both run the same weights; rounds alternate between them, a few runs of each in a row, and the fastest counts. Beside it
 a plain dense convolution of 3 voxels width, which is not equivariant.
 """
 

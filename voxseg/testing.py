@@ -114,6 +114,7 @@ def assert_equivariant(
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, FieldType(field_in).channels, *size, generator=generator, dtype=torch.float64).to(dtype)
     step = torch.tensor(spacing, dtype=torch.float64)
+    _check_samples_apart(module, x, tolerance)
     for rotation in grid_rotations(improper):
         if torch.equal(rotation.abs() @ step, step):
             error = exact_error(module, x, rotation, field_in, field_out)
@@ -134,6 +135,15 @@ def assert_equivariant(
             raise AssertionError(
                 f"turn by {angle:g} degrees about {axis}: relative error {error:.3f}, allowed {bound:g}, grid {size}"
             )
+
+
+def _check_samples_apart(module: Callable[[Tensor], Tensor], x: Tensor, tolerance: float) -> None:
+    """Fail if the last sample of a batch gives something else than it does alone: turning them all cannot show that."""
+    with torch.no_grad():
+        together, alone = module(x)[-1:], module(x[-1:])
+    error = ((together - alone).abs().max() / alone.abs().max().clamp(min=1e-30)).item()
+    if not error <= tolerance:
+        raise AssertionError(f"samples of a batch mix: relative error {error:.2e}, allowed {tolerance:.0e}")
 
 
 def exact_error(

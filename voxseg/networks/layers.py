@@ -17,6 +17,10 @@ from ..steerable import (
 )
 from .config import NetworkConfig
 
+# A gate or SiLU leaves about 0.6 of a field of unit size: the norm before it starts with the inverse, so that a block's
+# output keeps unit size.
+_GAIN = 5 / 3
+
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
@@ -41,7 +45,7 @@ class SteerableLayers:
             self.config.group,
             self.config.dense,
         )
-        return nn.Sequential(convolution, FieldNorm(gate.field_in), gate)
+        return nn.Sequential(convolution, _norm(gate.field_in), gate)
 
     def linear(self, field_in: FieldType, field_out: FieldType) -> nn.Module:
         """Mixing of fields of one kind."""
@@ -66,11 +70,17 @@ class PlainLayers:
         """A plain block; spacing and level do not matter, because its kernels are in voxels."""
         del spacing, level
         convolution = PlainConv3d(field_in.channels, field_out.channels, self.config.plain_kernel, stride)
-        return nn.Sequential(convolution, FieldNorm(f"{field_out.channels}x0e"), nn.SiLU())
+        return nn.Sequential(convolution, _norm(FieldType(f"{field_out.channels}x0e")), nn.SiLU())
 
     def linear(self, field_in: FieldType, field_out: FieldType) -> nn.Module:
         """A plain 1x1x1 convolution."""
         return nn.Conv3d(field_in.channels, field_out.channels, 1)
+
+
+def _norm(field: FieldType) -> FieldNorm:
+    norm = FieldNorm(field)
+    nn.init.constant_(norm.scale, _GAIN)
+    return norm
 
 
 class PlainConv3d(nn.Conv3d):
