@@ -20,6 +20,7 @@ from voxseg.steerable import (
 )
 from voxseg.steerable.bases import tap_positions
 from voxseg.steerable.convolution import Group
+from voxseg.steerable.linear import channel_bias
 from voxseg.steerable.separable import AxisTaps, separable_convolution
 from voxseg.testing import assert_equivariant, exact_error, grid_rotations, interpolated_error, rotation_matrix
 
@@ -130,7 +131,7 @@ def test_gradcheck(stride: int, centred: bool) -> None:
     if stride == 1 and not centred:
         pytest.skip("taps between voxels occur with stride 2 alone")
     kernels = SolidHarmonicBasis(0.8, 1.0).taps(1.0, centred)
-    axis = AxisTaps(kernels, stride, (kernels.shape[1] - (1 if centred else 2)) // 2)
+    axis = AxisTaps(kernels, stride)
     size = 5 if centred else 6
     x = torch.randn(2, 2, size, size, size, dtype=torch.float64, requires_grad=True)
     mix = torch.randn(10, 2, 3, dtype=torch.float64, requires_grad=True)
@@ -301,5 +302,5 @@ def test_plain_conv3d_takes_the_dense_kernel() -> None:
     layer = make()
     x = torch.randn(1, layer.field_in.channels, 9, 9, 9)
     kernel = layer.dense_kernel()
-    expected = F.conv3d(x, kernel, layer._full_bias(), padding=kernel.shape[-1] // 2)
+    expected = F.conv3d(x, kernel, channel_bias(layer.field_out, layer.bias), padding=kernel.shape[-1] // 2)
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)

@@ -1,7 +1,7 @@
 """Kernel bases in physical units: solid-harmonic Gaussians (separable) and radial shells (dense).
 
 A basis lists, for each degree l of the kernel, filters ``[radial functions, 2l + 1, elements]``. Elements are what the
-convolution sums over: the ten responses of :mod:`voxseg.steerable.separable`, or the voxels of a dense kernel. Filters
+convolution sums over: the ten products of :mod:`voxseg.steerable.separable`, or the voxels of a dense kernel. Filters
 are scaled such that white noise of unit variance on the reference grid gives responses of unit variance; the scale does
 not depend on the actual grid, so that the same weights stand for the same operator in mm on any grid.
 """
@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -23,7 +24,7 @@ from .separable import MOMENTS
 
 logger = logging.getLogger(__name__)
 
-# Both bases stop where the Gaussian has fallen to 4 % of its peak.
+# Taps end where the Gaussian has fallen to 4 % of its peak.
 _CUTOFF_IN_SIGMA = 2.5
 # Under this many voxels a sampled Gaussian is no longer smooth: its taps are integrals over the voxel instead.
 _SAMPLED_DOWN_TO = 0.7
@@ -92,31 +93,37 @@ class SolidHarmonicBasis:
 
     def taps(self, spacing: float, centred: bool) -> Tensor:
         """The 1-D kernels ``[3, n]`` of one axis: Gaussian g of unit sum, g t, and g (t² - <t²>); t = r / sigma."""
-        ratio = self.sigma / spacing
-        if _CUTOFF_IN_SIGMA * ratio < 1:
-            logger.warning(
-                "a kernel of %.2f mm is narrower than the voxels of %.2f mm along one axis: "
-                "it sees little of the neighbours there",
-                2 * _CUTOFF_IN_SIGMA * self.sigma,
-                spacing,
-            )
-        voxel = tap_positions(_CUTOFF_IN_SIGMA * ratio, centred)
-        samples = torch.zeros(1, dtype=torch.float64)
-        if ratio < _SAMPLED_DOWN_TO:
-            samples = (torch.arange(64, dtype=torch.float64) + 0.5) / 64 - 0.5
-        t = (voxel[:, None] + samples) / ratio
-        gaussian = torch.exp(-t.square() / 2)
-        gaussian = gaussian / gaussian.sum()
-        variance = (gaussian * t.square()).sum()
-        return torch.stack([gaussian, gaussian * t, gaussian * (t.square() - variance)]).sum(-1)
+        return _gaussian_taps(self.sigma, spacing, centred)
 
     def filters(self, lattice: Lattice) -> list[Tensor]:
-        """Filters over the ten responses; they do not depend on the lattice, which the taps alone know."""
+        """Filters over the ten products; they do not depend on the lattice, which the taps alone know."""
         del lattice
         filters = _moments_of_harmonics()
         taps = self.taps(self.reference_spacing, True)
         kernels = torch.stack([torch.einsum("a,b,c->abc", *(taps[m] for m in moment)).flatten() for moment in MOMENTS])
         return [f / (f @ kernels).square().sum(-1).mean(-1).sqrt()[:, None, None] for f in filters]
+
+
+@lru_cache(maxsize=256)
+def _gaussian_taps(sigma: float, spacing: float, centred: bool) -> Tensor:
+    """See :meth:`SolidHarmonicBasis.taps`; a network asks for the same few in every forward pass."""
+    ratio = sigma / spacing
+    if _CUTOFF_IN_SIGMA * ratio < 1:
+        logger.warning(
+            "a kernel of %.2f mm is narrower than the voxels of %.2f mm along one axis: "
+            "it sees little of the neighbours there",
+            2 * _CUTOFF_IN_SIGMA * sigma,
+            spacing,
+        )
+    voxel = tap_positions(_CUTOFF_IN_SIGMA * ratio, centred)
+    samples = torch.zeros(1, dtype=torch.float64)
+    if ratio < _SAMPLED_DOWN_TO:
+        samples = (torch.arange(64, dtype=torch.float64) + 0.5) / 64 - 0.5
+    t = (voxel[:, None] + samples) / ratio
+    gaussian = torch.exp(-t.square() / 2)
+    gaussian = gaussian / gaussian.sum()
+    variance = (gaussian * t.square()).sum()
+    return torch.stack([gaussian, gaussian * t, gaussian * (t.square() - variance)]).sum(-1)
 
 
 class ShellBasis:

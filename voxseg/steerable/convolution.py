@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from .bases import KernelBasis, Lattice, SolidHarmonicBasis, lattice_for
 from .fields import FieldType, Irrep
 from .harmonics import wigner_3j
-from .separable import MOMENTS, AxisTaps, Taps, separable_convolution
+from .linear import channel_bias
+from .separable import MOMENTS, AxisTaps, Taps, separable_convolution, symmetric_padding
 
 Group = Literal["SO3", "O3"]
 Triple = tuple[int, int, int]
@@ -97,7 +98,7 @@ class SteerableConv3d(nn.Module):
             )
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         lattice = lattice_for(x.shape[2:], self.spacing, self.stride)
-        x, bias = x.to(dtype), self._full_bias().to(dtype)
+        x, bias = x.to(dtype), channel_bias(self.field_out, self.bias).to(dtype)
         if self.separable:
             return separable_convolution(x, self._mix(lattice).to(dtype), bias, self._taps(lattice, x))
         weight = self.dense_kernel(lattice).to(dtype)
@@ -138,7 +139,7 @@ class SteerableConv3d(nn.Module):
         axes = []
         for spacing, centred, stride in zip(lattice.spacing, lattice.centred, self.stride, strict=True):
             kernels = self.basis.taps(spacing, centred).to(like)
-            axes.append(AxisTaps(kernels, stride, _padding((kernels.shape[1],), (stride,))[0]))
+            axes.append(AxisTaps(kernels, stride))
         return axes[0], axes[1], axes[2]
 
     def _mix(self, lattice: Lattice) -> Tensor:
@@ -180,17 +181,6 @@ class SteerableConv3d(nn.Module):
                     coupled[f"{o}_{i}"] = torch.cat(parts).to(device)
         return coupled
 
-    def _full_bias(self) -> Tensor:
-        """The bias of scalars, zero for every other channel: a constant vector would point somewhere."""
-        parts, used = [], 0
-        for irrep, _ in self.field_out.slices():
-            if irrep.name == "0e":
-                parts.append(self.bias[used : used + irrep.multiplicity])
-                used += irrep.multiplicity
-            else:
-                parts.append(self.bias.new_zeros(irrep.channels))
-        return torch.cat(parts)
-
     def extra_repr(self) -> str:
         """Types, stride and spacing for ``print``."""
         return f"'{self.field_in}' -> '{self.field_out}', stride={self.stride}, spacing={self.spacing}, {self.group}"
@@ -200,14 +190,14 @@ class FoldedConv3d(nn.Module):
     """A steerable convolution with its weights multiplied out, once: constants, plain convolutions and matrix products.
 
     Args:
-        layer: the convolution to fold. Weights for both parities of a strided axis are folded when first met.
+        layer: the convolution to fold. Weights for both parities of a strided axis are kept.
     """
 
     def __init__(self, layer: SteerableConv3d) -> None:
         super().__init__()
         self.spacing, self.stride, self.separable = layer.spacing, layer.stride, layer.separable
         self.bias: Tensor
-        self.register_buffer("bias", layer._full_bias().clone())
+        self.register_buffer("bias", channel_bias(layer.field_out, layer.bias).clone())
         self._lattices: list[Lattice] = []
         for centred in _parities(layer.stride):
             lattice = Lattice(layer.spacing, centred)
@@ -230,14 +220,13 @@ class FoldedConv3d(nn.Module):
         axes = []
         for axis, stride in enumerate(self.stride):
             kernels: Tensor = getattr(self, f"taps_{index}_{axis}")
-            axes.append(AxisTaps(kernels, stride, _padding((kernels.shape[1],), (stride,))[0]))
+            axes.append(AxisTaps(kernels, stride))
         mix: Tensor = getattr(self, f"mix_{index}")
         return separable_convolution(x, mix, self.bias, (axes[0], axes[1], axes[2]))
 
 
 def _padding(lengths: tuple[int, ...] | torch.Size, strides: tuple[int, ...]) -> list[int]:
-    """Zeros on both sides such that ``ceil(n / stride)`` samples come out, symmetric about the centre."""
-    return [(n - 1) // 2 if n % 2 else (n - stride) // 2 for n, stride in zip(lengths, strides, strict=True)]
+    return [symmetric_padding(n, stride) for n, stride in zip(lengths, strides, strict=True)]
 
 
 def _parities(strides: Triple) -> list[tuple[bool, bool, bool]]:

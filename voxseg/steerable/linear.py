@@ -11,6 +11,16 @@ from torch import Tensor, nn
 from .fields import FieldType
 
 
+def channel_bias(field: FieldType, bias: Tensor) -> Tensor:
+    """The bias of the 0e scalars spread over all channels ``[C]``: zero elsewhere, as a constant vector would point."""
+    parts, used = [], 0
+    for irrep in field.irreps:
+        count = irrep.multiplicity if irrep.name == "0e" else 0
+        parts.append(bias[used : used + count] if count else bias.new_zeros(irrep.channels))
+        used += count
+    return torch.cat(parts)
+
+
 class FieldLinear(nn.Module):
     """A 1x1x1 convolution that commutes with rotations: fields of one irrep are mixed among themselves (Schur's lemma).
 
@@ -53,25 +63,17 @@ class FieldLinear(nn.Module):
             rows.append(torch.cat(blocks, 1))
         return torch.cat(rows, 0)
 
-    def channel_bias(self) -> Tensor | None:
-        """The bias of all output channels ``[C_out]``, zero where the field is no scalar."""
-        if self.bias is None:
-            return None
-        parts, used = [], 0
-        for irrep in self.field_out.irreps:
-            count = irrep.multiplicity if irrep.name == "0e" else 0
-            parts.append(self.bias[used : used + count] if count else self.bias.new_zeros(irrep.channels))
-            used += count
-        return torch.cat(parts)
+    def _channel_bias(self) -> Tensor | None:
+        return None if self.bias is None else channel_bias(self.field_out, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix; see the class for shapes."""
-        return F.conv3d(x, self.matrix()[:, :, None, None, None], self.channel_bias())
+        return F.conv3d(x, self.matrix()[:, :, None, None, None], self._channel_bias())
 
     @torch.no_grad()
     def fold(self) -> nn.Conv3d:
         """The same map as a plain 1x1x1 convolution with constant weights."""
-        bias = self.channel_bias()
+        bias = self._channel_bias()
         folded = nn.Conv3d(self.field_in.channels, self.field_out.channels, 1, bias=bias is not None)
         folded.weight.copy_(self.matrix()[:, :, None, None, None])
         if bias is not None and folded.bias is not None:

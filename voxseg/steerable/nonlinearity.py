@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .fields import FieldType, Irrep
+from .layout import as_rows, as_volume
 
 
 class FieldNorm(nn.Module):
@@ -52,11 +53,13 @@ class FieldNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise; see the class for shapes."""
-        rows = _rows(x) @ self._centre.to(x.dtype)
+        rows = as_rows(x) @ self._centre.to(x.dtype)
         mean_square = rows.square() @ self._mean.to(x.dtype)
         scale = self._member * (self.scale @ self._spread)
         factor = (mean_square + self.epsilon).rsqrt() @ scale.to(x.dtype)
-        return _volume(torch.addcmul((self.shift @ self._shifted).to(x.dtype), rows, factor), x)
+        return as_volume(
+            torch.addcmul((self.shift @ self._shifted).to(x.dtype), rows, factor), (x.shape[0], *x.shape[2:])
+        )
 
 
 class Gate(nn.Module):
@@ -91,21 +94,12 @@ class Gate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply; see the class for shapes."""
-        rows = _rows(x)
+        rows = as_rows(x)
         multiplier = torch.sigmoid(rows[:, : self._controls]) @ self._source.to(x.dtype)
-        return _volume(rows[:, self.gates :] * multiplier, x)
+        return as_volume(rows[:, self.gates :] * multiplier, (x.shape[0], *x.shape[2:]))
 
 
 def _components(field: FieldType) -> Tensor:
     """``[fields, C]``, 1 where a channel is a component of a field."""
     sizes = torch.tensor([irrep.components for irrep in field.irreps for _ in range(irrep.multiplicity)])
     return torch.repeat_interleave(torch.eye(len(sizes)), sizes, dim=1)
-
-
-def _rows(x: Tensor) -> Tensor:
-    """``[B, C, X, Y, Z]`` as ``[B X Y Z, C]``, a view where the memory is in channels-last order."""
-    return x.permute(0, 2, 3, 4, 1).reshape(-1, x.shape[1])
-
-
-def _volume(rows: Tensor, like: Tensor) -> Tensor:
-    return rows.view(like.shape[0], *like.shape[2:], rows.shape[1]).permute(0, 4, 1, 2, 3)

@@ -30,6 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .layout import as_rows, as_volume
+
 # Moments (a, b, c) along x, y, z of the ten products, in the order in which every basis and every mix lists them.
 MOMENTS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (2, 0, 0), (0, 2, 0), (0, 0, 2), (1, 1, 0), (0, 1, 1), (1, 0, 1))
 _INDEX = {moment: index for index, moment in enumerate(MOMENTS)}
@@ -46,28 +48,32 @@ class AxisTaps:
     Attributes:
         kernels: ``[3, n]``: Gaussian, first moment, second moment.
         stride: 1 or 2.
-        padding: zeros added at both ends.
     """
 
     kernels: Tensor
     stride: int
-    padding: int
 
     @property
     def length(self) -> int:
         """Number of taps."""
         return self.kernels.shape[1]
 
+    @property
+    def padding(self) -> int:
+        """Zeros added at both ends, see :func:`symmetric_padding`."""
+        return symmetric_padding(self.length, self.stride)
+
     def output_size(self, size: int) -> int:
         """Samples that come out of ``size`` samples."""
         return (size + 2 * self.padding - self.length) // self.stride + 1
 
-    def to(self, like: Tensor) -> AxisTaps:
-        """The same taps in the dtype and on the device of ``like``."""
-        return AxisTaps(self.kernels.to(like), self.stride, self.padding)
-
 
 Taps = tuple[AxisTaps, AxisTaps, AxisTaps]
+
+
+def symmetric_padding(taps: int, stride: int) -> int:
+    """Zeros on both sides such that ``ceil(n / stride)`` samples come out, symmetric about the centre."""
+    return (taps - 1) // 2 if taps % 2 else (taps - stride) // 2
 
 
 def separable_convolution(x: Tensor, mix: Tensor, bias: Tensor, taps: Taps) -> Tensor:
@@ -102,7 +108,7 @@ class _SeparableConvolution(torch.autograd.Function):
         x, mix = ctx.saved_tensors
         for_x, for_mix, for_bias, _ = ctx.needs_input_grad
         gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
-        bias_gradient = _column_sums(_rows(gradient)) if for_bias else None
+        bias_gradient = _column_sums(as_rows(gradient)) if for_bias else None
         mix_gradient = torch.zeros_like(mix) if for_mix else None
         x_gradient = _backward(x, gradient, mix, mix_gradient, ctx.taps, for_x) if for_x or for_mix else None
         return x_gradient, mix_gradient, bias_gradient, None
@@ -112,7 +118,7 @@ def _forward(x: Tensor, mix: Tensor, bias: Tensor, taps: Taps) -> Tensor:
     """The convolution, sample by sample and slab by slab along X, so that intermediate volumes are few."""
     x = x.contiguous(memory_format=torch.channels_last_3d)
     size = [t.output_size(n) for t, n in zip(taps, x.shape[2:], strict=True)]
-    output = _volume(x.new_empty(x.shape[0] * math.prod(size), mix.shape[2]), (x.shape[0], *size))
+    output = as_volume(x.new_empty(x.shape[0] * math.prod(size), mix.shape[2]), (x.shape[0], *size))
     axis, channels = taps[0], x.shape[1]
     first_kernels = _kernels(taps[0], channels, rows=True)
     kernels = _kernels(taps[1], channels, rows=True), _kernels(taps[2], mix.shape[2], rows=False)
@@ -168,7 +174,7 @@ def _backward(
     forward_x, back_x = _kernels(taps[0], channels, rows=True), _kernels(turned[0], channels, rows=True)
     back_y, back_z = _kernels(turned[1], channels_out, rows=True), _kernels(turned[2], channels_out, rows=False)
     size, coarse = x.shape[2:], gradient.shape[2]
-    x_gradient = _volume(torch.empty_like(_rows(x)), (x.shape[0], *size)) if for_x else None
+    x_gradient = as_volume(torch.empty_like(as_rows(x)), (x.shape[0], *size)) if for_x else None
     results = itertools.repeat(None) if x_gradient is None else _images(x_gradient)
     for sample, cotangent, result in zip(_images(x), _images(gradient), results, strict=False):  # [X, C, Y, Z]
         along_x = []
@@ -265,12 +271,3 @@ def _inner(left: Tensor, right: Tensor) -> Tensor:
     blocks = torch.bmm(left[:whole].view(-1, block, left.shape[1]).mT, right[:whole].view(-1, block, right.shape[1]))
     product = blocks.sum(0)
     return product if whole == left.shape[0] else product.addmm_(left[whole:].T, right[whole:])
-
-
-def _rows(volume: Tensor) -> Tensor:
-    """``[B, C, X, Y, Z]`` in channels-last order as a matrix ``[B X Y Z, C]`` (a view where the memory allows)."""
-    return volume.permute(0, 2, 3, 4, 1).reshape(-1, volume.shape[1])
-
-
-def _volume(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return rows.view(*shape, rows.shape[1]).permute(0, 4, 1, 2, 3)

@@ -1,0 +1,15 @@
+"""Volumes in channels-last order seen as matrices, one row a voxel."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def as_rows(volume: Tensor) -> Tensor:
+    """``[B, C, X, Y, Z]`` as ``[B X Y Z, C]``, a view where the memory is in channels-last order."""
+    return volume.permute(0, 2, 3, 4, 1).reshape(-1, volume.shape[1])
+
+
+def as_volume(rows: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """``[B X Y Z, C]`` as ``[B, C, X, Y, Z]`` in channels-last order, for a grid ``(B, X, Y, Z)``; a view."""
+    return rows.view(*grid, rows.shape[1]).permute(0, 4, 1, 2, 3)
