@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import affine_transform
 
 from voxseg.data.geometry import Geometry
-from voxseg.data.labels import LabelScheme
+from voxseg.data.label_scheme import LabelScheme
 from voxseg.data.volume import Volume, read_volume
 from voxseg.inference.locate import locate_model
 from voxseg.inference.model import load_model

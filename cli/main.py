@@ -20,8 +20,8 @@ from voxseg.errors import UserError
 
 __all__ = ["app", "run"]
 
-COMMANDS = ("predict", "train", "synthesize")
-"""Each is the function of its own name in the module of its own name."""
+COMMANDS = ("predict", "plan", "train", "data", "synthesize")
+"""Each is the function of its own name in the module of its own name, or the group `app` there."""
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -35,9 +35,12 @@ class _LazyGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        function = getattr(importlib.import_module(f"voxseg.cli.{cmd_name}"), cmd_name)
+        module = importlib.import_module(f"voxseg.cli.{cmd_name}")
+        group = getattr(module, "app", None)
+        if group is not None:
+            return typer.main.get_group(group)
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(cmd_name)(function)
+        single.command(cmd_name)(getattr(module, cmd_name))
         return typer.main.get_command(single)
 
 

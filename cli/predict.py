@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import sys
 import time
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voxseg.cli._allocator import keep_freed_memory
+from voxseg.cli._cases import OUTPUTS, Task, find_tasks
 from voxseg.cli._errors import describe_bug, show_traceback
-from voxseg.data.paths import check_scan_path, scan_name
 from voxseg.errors import UserError
-from voxseg.inference.locate import locate_model
+from voxseg.inference.locate import image_names, locate_model
 
 if TYPE_CHECKING:
+    from voxseg.data.datasets.case import ImageFile
     from voxseg.data.volume import Volume
     from voxseg.inference.predictor import Predictor, Segmentation
 
-EXAMPLE = "nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
-EXAMPLE_NAME = "icbm152"
 # The share of the time that each stage takes, about, for the progress bar.
 STAGES = {"reading": 5, "preparing": 5, "network": 65, "restoring": 10, "writing": 5, "drawing": 10}
 
@@ -41,12 +40,25 @@ class Device(str, Enum):
 def predict(
     scans: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="SCAN", help="Scans: .nii, .nii.gz, .mgz, .nrrd or .mha.", readable=False),
+        typer.Argument(
+            metavar="SCAN",
+            help="Scans: .nii, .nii.gz, .mgz, .nrrd or .mha. Folders of cases, or of a data set in a layout that "
+            "'voxseg data check' knows.",
+            readable=False,
+        ),
+    ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="One image of a case, for a model of several; give each of them."),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", metavar="FOLDER", help="Where to write; beside each scan by default.", readable=False
+            "-o",
+            "--output",
+            metavar="FOLDER",
+            help="Where to write; beside each scan by default, needed for data sets.",
+            readable=False,
         ),
     ] = None,
     model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="A packaged model or a model folder.")] = "brain",
@@ -63,21 +75,33 @@ def predict(
         float | None,
         typer.Option(min=1.0, metavar="GB", help="Memory to stay within on the CPU; 4 or what is free by default."),
     ] = None,
+    allow_import: Annotated[
+        bool,
+        typer.Option(
+            "--allow-import",
+            help="Import a network that is not voxseg's own, as the model folder names it: runs its code.",
+        ),
+    ] = False,
 ) -> None:
     """Segment scans.
 
     For each SCAN writes NAME_seg.nii.gz (labels in the scan's own grid), NAME_volumes.tsv and NAME_qc.png. Several
     scans are done one after the other; one that fails does not stop the others. Nothing is sent or fetched.
     """
-    cases = _cases(scans or [], output, example)
+    if not scans and not image and not example:
+        raise UserError("SCAN", "no scan is given", "give one or more scans, or --example")
+    if output is not None and output.exists() and not output.is_dir():
+        raise UserError(f"-o {output}", "is a file", "give a folder")
     folder = locate_model(model)
+    names = image_names(folder)
+    tasks = find_tasks(scans or [], image or [], example, output, names)
     keep_freed_memory()
     previous = signal.signal(signal.SIGTERM, _terminated)
     limit = None if max_memory is None else int(max_memory * 1e9)
-    batch = _Batch(folder, device.value, threads, limit, len(cases))
+    batch = _Batch(_Settings(folder, device.value, threads, limit, allow_import), names, len(tasks))
     try:
-        for scan, target in cases:
-            batch.add(scan, target)
+        for task in tasks:
+            batch.add(task)
     finally:
         signal.signal(signal.SIGTERM, previous)
     batch.finish()
@@ -88,104 +112,77 @@ def _terminated(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _cases(scans: list[Path], output: Path | None, example: bool) -> list[tuple[Path, Path]]:
-    """Each scan with the path that its results begin with, such as `FOLDER/NAME`.
+@dataclass(frozen=True)
+class _Settings:
+    """How the model is loaded."""
 
-    Raises:
-        UserError: if there is no scan, the output is no folder, or two scans would write the same files.
-    """
-    if not scans and not example:
-        raise UserError("SCAN", "no scan is given", "give one or more scans, or --example")
-    if output is not None and output.exists() and not output.is_dir():
-        raise UserError(f"-o {output}", "is a file", "give a folder")
-    cases = [(scan, (output or scan.parent) / scan_name(scan)) for scan in scans]
-    if example:
-        cases.append((_example_scan(), (output or Path.cwd()) / EXAMPLE_NAME))
-    first: dict[str, Path] = {}
-    for scan, target in cases:
-        # File systems of laptops take upper and lower case for the same.
-        earlier = first.setdefault(str(target.absolute()).casefold(), scan)
-        if earlier is not scan:
-            problem = f"would write the same files as {earlier} ({target}_seg.nii.gz)"
-            raise UserError(scan, problem, "rename one, or segment them into different folders with -o")
-    return cases
-
-
-def _example_scan() -> Path:
-    """The template file in the installed nilearn, which is not imported: that takes seconds."""
-    found = importlib.util.find_spec("nilearn")
-    if found is None or found.origin is None:
-        problem = "needs the package nilearn, which has the example scan"
-        raise UserError("--example", problem, "install it with: pip install 'voxseg[example]'")
-    scan = Path(found.origin).parents[1] / EXAMPLE
-    if not scan.is_file():
-        problem = f"this version of nilearn does not have the example scan ({scan.name})"
-        raise UserError("--example", problem, "install another one with: pip install 'nilearn>=0.11,<0.15'")
-    return scan
+    folder: Path
+    device: str
+    threads: int | None
+    max_memory: int | None
+    allow_import: bool
 
 
 class _Batch:
-    """Scans one after the other with one model, which is loaded when the first scan turns out to be readable."""
+    """Cases one after the other with one model, which is loaded when the first case turns out to be readable."""
 
-    def __init__(self, model: Path, device: str, threads: int | None, max_memory: int | None, count: int) -> None:
-        self.model, self.device, self.threads, self.max_memory, self.count = model, device, threads, max_memory, count
+    def __init__(self, settings: _Settings, names: list[str], count: int) -> None:
+        self.settings, self.names, self.count = settings, names, count
         self.predictor: Predictor | None = None
         self.done = 0
-        self.failures: list[tuple[Path, str, bool]] = []  # scan, message, whether it is the user's to mend
+        self.failures: list[tuple[str, str, bool]] = []  # subject, message, whether it is the user's to mend
 
-    def add(self, scan: Path, target: Path) -> None:
-        """Segment one scan; a failure is told and remembered."""
+    def add(self, task: Task) -> None:
+        """Segment one case; a failure is told and remembered."""
         try:
-            self._segment(scan, target)
+            self._segment(task)
             self.done += 1
         except _ModelError as error:
             raise error.cause from None
         except UserError as error:
             show_traceback(error)
-            self._fail(scan, str(error), True)
+            self._fail(task, str(error), True)
         except MemoryError:
-            self._fail(scan, f"{scan}: ran out of memory; give --max-memory, or a smaller scan", True)
+            self._fail(task, f"{task.subject}: ran out of memory; give --max-memory, or a smaller scan", True)
         except Exception as error:
-            self._fail(scan, f"{scan}: {describe_bug(error)}", False)
+            self._fail(task, f"{task.subject}: {describe_bug(error)}", False)
 
-    def _fail(self, scan: Path, message: str, by_user: bool) -> None:
-        self.failures.append((scan, message, by_user))
+    def _fail(self, task: Task, message: str, by_user: bool) -> None:
+        self.failures.append((task.subject, message, by_user))
         print(f"voxseg: {message}", file=sys.stderr)
 
     def finish(self) -> None:
-        """List what failed, if there was more than one scan, and exit with the code for it."""
+        """List what failed, if there was more than one case, and exit with the code for it."""
         if not self.failures:
             return
         if self.count > 1:
             print(f"voxseg: {len(self.failures)} of {self.count} scans failed:", file=sys.stderr)
-            for scan, _, _ in self.failures:
-                print(f"  {scan}", file=sys.stderr)
+            for subject, _, _ in self.failures:
+                print(f"  {subject}", file=sys.stderr)
         unusable = not self.done and all(by_user for _, _, by_user in self.failures)
         raise typer.Exit(2 if unusable else 1)
 
-    def _segment(self, scan: Path, target: Path) -> None:
+    def _segment(self, task: Task) -> None:
         start = time.perf_counter()
-        check_scan_path(scan)
-        _check_writable(target.parent)
-        with _Progress(target.name) as progress:
+        files = task.files(self.names)
+        _check_writable(task.target.parent)
+        with _Progress(task.target.name) as progress:
             progress("reading", 0.0)
-            from voxseg.data.volume import read_volume  # 0.3 s
-
-            volume = read_volume(scan)
+            volumes = [_read(file) for file in files]
             predictor = self._load()
-            segmentation = predictor.segment(volume, progress)
-            written = _write(volume, segmentation, predictor, target, progress)
+            segmentation = predictor.segment(volumes if len(volumes) > 1 else volumes[0], progress)
+            written = _write(volumes[0], segmentation, predictor, task.target, progress)
         seconds = time.perf_counter() - start
         if not any(segmentation.voxel_counts()):
-            print(f"voxseg: {scan}: nothing was found in it; look at {written[-1]}", file=sys.stderr)
+            print(f"voxseg: {task.subject}: nothing was found in it; look at {written[-1]}", file=sys.stderr)
         names = ", ".join(path.name for path in written)
-        print(f"{scan}: wrote {names} to {target.parent} in {seconds:.0f} s")
+        print(f"{task.subject}: wrote {names} to {task.target.parent} in {seconds:.0f} s")
 
     def _load(self) -> Predictor:
-        """The model on its device; what is wrong with it concerns every scan."""
+        """The model on its device; what is wrong with it concerns every case."""
         if self.predictor is None:
             try:
-                self.predictor = _load_predictor(self.model, self.device, self.threads, self.max_memory)
+                self.predictor = _load_predictor(self.settings)
             except UserError as error:
                 raise _ModelError(error) from error
         return self.predictor
@@ -198,15 +195,23 @@ class _ModelError(Exception):
         self.cause = cause
 
 
-def _load_predictor(model: Path, device: str, threads: int | None, max_memory: int | None) -> Predictor:
+def _read(image: ImageFile) -> Volume:
+    from voxseg.data.volume import read_volume  # 0.3 s
+
+    volume = read_volume(image.path, image.volume)
+    # The segmentation of one volume of several is 3D.
+    return volume if image.volume is None else replace(volume, file_shape=volume.geometry.shape)
+
+
+def _load_predictor(settings: _Settings) -> Predictor:
     import torch
 
     from voxseg.inference.model import load_model
     from voxseg.inference.predictor import Predictor
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return Predictor(load_model(model), device, max_memory)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    return Predictor(load_model(settings.folder, settings.allow_import), settings.device, settings.max_memory)
 
 
 def _write(
@@ -222,7 +227,7 @@ def _write(
     name = predictor.model.config.name
     about = f"voxseg {__version__}, model {name}"
     table, counts = segmentation.table, segmentation.voxel_counts()
-    paths = [target.with_name(target.name + suffix) for suffix in ("_seg.nii.gz", "_volumes.tsv", "_qc.png")]
+    paths = [target.with_name(target.name + suffix) for suffix in OUTPUTS]
     _make_folder(target.parent)
     with staged(*paths) as (labels, volumes, picture):
         progress("writing", 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -12,25 +13,43 @@ import typer
 
 def train(
     config: Annotated[
-        str, typer.Argument(help="YAML file, name of a packaged config (brain), or folder of a run to go on with.")
+        str,
+        typer.Argument(
+            help="YAML file, name of a packaged config (brain, brats2020, ...), or folder of a run to go on with."
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder of the run; runs/NAME by default.", show_default=False)
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help="Folder of head label maps; sets data.label_maps.", show_default=False)
+        Path | None,
+        typer.Option("--data", help="Folder of the data set or of the label maps; sets data.", show_default=False),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key, e.g. optimiser.learning_rate=0.003."),
     ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Images to train on, of those in the config.", show_default=False),
+    ] = None,
+    fold: Annotated[
+        str | None, typer.Option(metavar="K|all", help="Part to validate on; sets dataset.fold.", show_default=False)
+    ] = None,
+    logger: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="mlflow: log there too, besides metrics.csv and TensorBoard."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Processor threads; all cores by default.", show_default=False)
     ] = None,
 ) -> None:
-    """Train a network; stop it at any time with Ctrl-C and go on with --resume."""
+    """Train a network; stop it at any time with Ctrl-C and go on with --resume.
+
+    On several GPUs or machines: torchrun --nproc-per-node=4 -m voxseg train ... with the same arguments.
+    """
     from voxseg.cli._allocator import keep_freed_memory
     from voxseg.training.config_file import find_config
 
@@ -43,15 +62,28 @@ def train(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    settings = load_config(path, overrides or [])
+    changes = list(overrides or [])
+    if fold is not None:
+        changes.append(f"dataset.fold={fold}")
+    if logger:
+        changes.append(f"loggers=[{', '.join(logger)}]")
+    settings = load_config(path, changes, images.split(",") if images else ())
     if data is not None:
-        settings.data.label_maps = data
+        settings = settings.model_copy(update={"data": data})
     folder = output or (Path(config) if Path(config).is_dir() else Path("runs") / settings.name)
     outcome = run_training(settings, folder, device, resume)
     if outcome.signal is not None:
         name = "Ctrl-C" if outcome.signal is signal.SIGINT else outcome.signal.name
-        print(f"stopped by {name} at step {outcome.step} of {settings.steps}, all is saved", file=sys.stderr)
-        print(f"go on with: voxseg train {folder} --resume", file=sys.stderr)
+        _tell(f"stopped by {name} at step {outcome.step} of {settings.steps}, all is saved")
+        _tell(f"go on with: voxseg train {folder} --resume")
         raise typer.Exit(128 + outcome.signal)
-    score = "" if outcome.dice != outcome.dice else f", Dice {outcome.dice:.3f} on generated windows"
-    print(f"done at step {outcome.step}{score}: {folder / 'model'}", file=sys.stderr)
+    on = "generated windows" if settings.generator else "held-out cases"
+    score = "" if outcome.dice != outcome.dice else f", Dice {outcome.dice:.3f} on {on}"
+    why = ", no better for validation.patience" if outcome.exhausted else ""
+    _tell(f"done at step {outcome.step}{why}{score}: {folder / 'model'}")
+
+
+def _tell(text: str) -> None:
+    """One line on standard error, from the first of several processes."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr)

@@ -14,12 +14,12 @@ def test_every_module_is_on_the_layout_page():
     page = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
     parts = {}
     for table in page.split("\n\n"):
-        folder = re.match(r"\| `(voxseg/\w+)/` \|", table)
+        folder = re.match(r"\| `(voxseg/[\w/]+)/` \|", table)
         if folder:
             parts[folder[1]] = set(re.findall(r"`(\w+\.py)`", table))
-    for part in sorted(path.parent for path in (REPOSITORY / "voxseg").glob("*/__init__.py")):
+    for part in sorted(path.parent for path in (REPOSITORY / "voxseg").rglob("*/__init__.py")):
         there = {path.name for path in part.glob("*.py")} - {"__init__.py"}
-        assert parts.get(f"voxseg/{part.name}", set()) == there, part.name
+        assert parts.get(part.relative_to(REPOSITORY).as_posix(), set()) == there, part.name
     for path in (*(REPOSITORY / "cli").glob("*.py"), *(REPOSITORY / "voxseg").glob("*.py")):
         if path.name != "__init__.py":
             assert f"`{path.relative_to(REPOSITORY).as_posix()}`" in page

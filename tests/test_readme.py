@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -34,3 +35,13 @@ def test_commands_are_those_of_the_program() -> None:
     assert commands
     group = get_command(app)
     assert commands <= set(group.list_commands(None))  # type: ignore[attr-defined, arg-type]
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_parts_of_configs_are_understood(text: str) -> None:
+    from voxseg.training.config import TrainingConfig
+    from voxseg.training.config_file import find_config, read_yaml
+
+    config = TrainingConfig.model_validate({**read_yaml(find_config("brats2020")), "loss": {}, **yaml.safe_load(text)})
+    assert config.network.architecture.startswith("monai.")
+    assert config.augmentation.transforms[0].arguments == {"keys": ["image"]}

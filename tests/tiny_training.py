@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from voxseg.training.config import TrainingConfig
 from voxseg.training.run import Run
+from voxseg.training.samples import GeneratedSource
 
 CLASSES = [10, 11, 12]
 SIZE = 12
@@ -35,7 +36,7 @@ def tiny_config(**changes: Any) -> TrainingConfig:
 def tiny_run(folder: Path, **changes: Any) -> Run:
     """A run of the tiny config on the CPU."""
     config = tiny_config(**changes)
-    return Run(folder, config, config.labels.table(), torch.device("cpu"))
+    return Run(folder, config, config.labels.predicted(), torch.device("cpu"))
 
 
 class TinyNetwork(nn.Module):
@@ -81,10 +82,17 @@ class BandSource:
         return scan, target
 
 
+class BandBatches(GeneratedSource):
+    """Batches of bands."""
+
+    def __init__(self, source: BandSource, run: Run) -> None:
+        super().__init__(cast(Any, source), run.config.seed, run.config.batch, run.config.accumulate)
+
+
 def metrics_without_time(folder: Path) -> list[str]:
-    """Rows of metrics.csv without the seconds, which no two runs share."""
+    """Rows of metrics.csv without times, which no two runs share."""
     rows = (folder / "metrics.csv").read_text().splitlines()
-    return [",".join(cell for k, cell in enumerate(row.split(",")) if k != 1) for row in rows]
+    return [",".join(cell for k, cell in enumerate(row.split(",")) if k not in (1, 2)) for row in rows]
 
 
 def weights(folder: Path, name: str = "last.pt") -> dict[str, Any]:

@@ -7,7 +7,7 @@ from voxseg import __version__
 from voxseg.cli import main
 from voxseg.errors import UserError
 
-HEAVY = {"torch", "monai", "e3nn", "matplotlib", "nibabel", "scipy", "numpy", "SimpleITK", "nilearn", "tqdm", "yaml"}
+HEAVY = {"torch", "monai", "e3nn", "matplotlib", "nibabel", "scipy", "numpy", "SimpleITK", "nilearn", "tqdm"}
 
 
 def voxseg(*arguments, check=""):
@@ -26,7 +26,13 @@ def voxseg(*arguments, check=""):
         (["predict", "--help"], 0),
         (["train", "--help"], 0),
         (["synthesize", "--help"], 0),
+        (["plan", "--help"], 0),
+        (["data", "--help"], 0),
+        (["data", "check", "--help"], 0),
         ([], 2),
+        (["data", "forget"], 2),
+        (["plan", "missing"], 2),
+        (["plan", ".", "--device", "abacus"], 2),
         (["forget"], 2),
         (["predict", "--quickly"], 2),
         (["predict", "--threads", "0"], 2),
@@ -51,6 +57,14 @@ def test_help_names_every_command():
 
 def test_version():
     assert voxseg("--version").stdout == f"voxseg {__version__}\n"
+
+
+def test_it_runs_as_a_module():
+    """As launchers of several processes start it."""
+    done = subprocess.run([sys.executable, "-m", "voxseg", "--version"], capture_output=True, text=True, timeout=120)
+    assert done.stdout == f"voxseg {__version__}\n"
+    failed = subprocess.run([sys.executable, "-m", "voxseg", "forget"], capture_output=True, text=True, timeout=120)
+    assert failed.returncode == 2
 
 
 def fail_with(monkeypatch, error):

@@ -176,7 +176,7 @@ def test_nothing_found_is_said(tmp_path, model, capsys, monkeypatch):
     def nothing(self, image, progress):
         import torch
 
-        result = torch.zeros(len(IDS) + 1, *image.shape)
+        result = torch.zeros(len(IDS) + 1, *image.shape[1:])
         result[0] = 1
         return result, 1
 

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from heads import write_toy_heads
 from voxseg.cli.synthesize import synthesize
+from voxseg.data.datasets.find import find_dataset
 from voxseg.data.labels import LabelTable
 from voxseg.errors import UserError
 
@@ -22,11 +23,11 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy_heads(tmp_path_factory.mktemp("heads"), 1)
 
 
-def run(*arguments: str | Path) -> None:
-    """Run the command as `voxseg synthesize brain ...`; exceptions come through."""
+def run(*arguments: str | Path, config: str = "brain") -> None:
+    """Run the command as `voxseg synthesize CONFIG ...`; exceptions come through."""
     app = typer.Typer()
     app.command()(synthesize)
-    result = CliRunner().invoke(app, ["brain", *map(str, arguments)])
+    result = CliRunner().invoke(app, [config, *map(str, arguments)])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output
@@ -66,9 +67,7 @@ def test_unusable_folder_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_no_data(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"data\.label_maps: is not set; give the folder of head label maps with --data"
-    ):
+    with pytest.raises(UserError, match=r"data: is not set; give the folder of head label maps with --data"):
         run("-o", tmp_path / "out")
 
 
@@ -87,3 +86,56 @@ def test_nothing_is_half_written(heads: Path, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(UserError, match="No space left on device"):
         run("-o", tmp_path, "-n", "1", "--data", heads, *SMALL)
     assert list(tmp_path.iterdir()) == []
+
+
+TUMOURS = ["--set", "spacing=6", "--set", "images=[flair, t1ce]"]
+
+
+def test_tumours_are_a_data_set_that_is_found(tmp_path: Path) -> None:
+    output = tmp_path / "demo"
+    run("-o", output, "-n", "2", *TUMOURS, config="tumours")
+    assert {path.name for path in output.iterdir()} == {"contact_sheet.png", "Generated_001", "Generated_002"}
+    dataset = find_dataset(output)
+    assert [case.id for case in dataset.cases] == ["Generated_001", "Generated_002"]
+    assert dataset.modalities == ["flair", "t1ce"]
+    for case in dataset.cases:
+        assert case.label == output / case.id / f"{case.id}_seg.nii.gz"
+        labels = nib.load(case.label)
+        assert labels.get_data_dtype() == np.uint8
+        assert {0, 1, 2} <= set(np.unique(np.asarray(labels.dataobj))) <= {0, 1, 2, 4}
+        for image in (nib.load(file.path) for file in case.images.values()):
+            assert image.header.get_zooms() == (6, 6, 6)
+            assert np.array_equal(image.affine, labels.affine)
+            assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
+            assert np.asarray(image.dataobj)[np.asarray(labels.dataobj) > 0].min() > 0
+
+
+def test_more_tumours_leave_the_first_ones_as_they_are(tmp_path: Path) -> None:
+    for name, number, seed in (("a", "1", "5"), ("b", "2", "5"), ("c", "1", "6")):
+        run("-o", tmp_path / name, "-n", number, "--seed", seed, *TUMOURS, config="tumours")
+    a, b, c = (
+        np.asarray(nib.load(tmp_path / name / "Generated_001" / "Generated_001_flair.nii.gz").dataobj) for name in "abc"
+    )
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "spacin=2"], r"--set spacin: unknown key; did you mean 'spacing'\?"),
+        (["--set", "spacing=none"], "--set spacing: 'none' is not allowed"),
+        (["--set", "radius_mm=[20, 10]"], "least and a largest radius"),
+        (["--data", "maps"], "--data: is not used by tumours"),
+    ],
+)
+def test_tumours_that_cannot_be_made(tmp_path: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        run("-o", tmp_path / "out", *arguments, config="tumours")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_config_that_generates_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="brats2020: trains on a data set"):
+        run("-o", tmp_path / "out", config="brats2020")

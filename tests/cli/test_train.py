@@ -81,7 +81,7 @@ def test_from_the_config_to_a_model_and_on(tmp_path: Path, config: Path, label_m
     output = _train(config, "--data", label_maps, "-o", run, "--device", "cpu", "--threads", 1, "--set", "steps=2")
     assert "done at step 2, Dice 0." in output
     saved = yaml.safe_load((run / "config.yaml").read_text())
-    assert saved["data"]["label_maps"] == str(label_maps.resolve())
+    assert saved["data"] == str(label_maps.resolve())
     assert saved["steps"] == 2
 
     # The run folder knows its config and its data.
@@ -149,7 +149,7 @@ def test_default_folder(tmp_path: Path, config: Path, label_maps: Path, monkeypa
 
 def test_mistakes(tmp_path: Path, config: Path, label_maps: Path) -> None:
     run = tmp_path / "run"
-    with pytest.raises(UserError, match=r"data\.label_maps: is not set; .* --data FOLDER"):
+    with pytest.raises(UserError, match=r"data: is not set; .* --data FOLDER"):
         _train(config, "-o", run)
     with pytest.raises(UserError, match="missing: is not a folder"):
         _train(config, "-o", run, "--data", tmp_path / "missing")

@@ -10,7 +10,7 @@ import torch
 
 from heads import LABELS, PRIOR, SHAPE, SPACING, toy_labels, write_toy_heads
 from voxseg.data.label_maps import LabelMaps
-from voxseg.data.labels import LabelScheme
+from voxseg.data.label_scheme import LabelScheme
 from voxseg.errors import UserError
 
 SCHEME = LabelScheme(classes=[2, 3, 4, 10])

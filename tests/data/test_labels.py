@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
-from voxseg.data.labels import Label, LabelScheme, LabelTable, take
+from voxseg.data.labels import Label, LabelTable, take
 from voxseg.errors import UserError
 
 HEADER = "id,name,colour,side,partner\n"
@@ -128,57 +127,6 @@ class TestFile:
             LabelTable.read(tmp_path / "labels.csv")
         with pytest.raises(UserError, match="cannot be read"):
             LabelTable.read(tmp_path)
-
-
-class TestLabelScheme:
-    def test_brain(self) -> None:
-        scheme = LabelScheme.brain()
-        table = scheme.table()
-        assert len(table) == 16
-        assert not table.has_sides
-        assert table.by_id(17).name == "Hippocampus"
-        assert table.by_id(14).name == "3rd-Ventricle"
-        ids = np.array([2, 41, 77, 251, 4, 43, 5, 44, 31, 63, 53, 24, 0, 9999])
-        restored = table.to_ids(scheme.to_classes(ids))
-        assert restored.tolist() == [2, 2, 2, 2, 4, 4, 4, 4, 4, 4, 17, 0, 0, 0]
-
-    def test_sides_apart(self) -> None:
-        scheme = LabelScheme(classes=[17, 53], merge_sides=False)
-        assert scheme.to_classes(np.array([17, 53, 2])).tolist() == [1, 2, 0]
-        assert scheme.table() == LabelTable.freesurfer().select([17, 53])
-
-    def test_lookup_ends_where_it_is_told(self) -> None:
-        lookup = LabelScheme(classes=[2]).lookup(41)
-        assert lookup.shape == (42,)
-        assert np.flatnonzero(lookup).tolist() == [2, 41]
-        assert np.flatnonzero(LabelScheme(classes=[2]).lookup(10)).tolist() == [2]
-
-    def test_right_side_of_a_merged_pair_is_refused(self) -> None:
-        with pytest.raises(UserError, match="Right-Hippocampus, but the sides are merged; give the id of the left"):
-            LabelScheme(classes=[53]).table()
-
-    def test_unknown_class(self) -> None:
-        with pytest.raises(UserError, match="label 9999"):
-            LabelScheme(classes=[9999]).table()
-
-    def test_own_table(self) -> None:
-        base = LabelTable([Label(1, "core", "#ff0000"), Label(4, "enhancing", "#00ff00")])
-        scheme = LabelScheme(classes=[4, 1], merge={2: 1})
-        assert scheme.table(base).names == ["enhancing", "core"]
-        assert scheme.to_classes(np.array([0, 1, 2, 4]), base).tolist() == [0, 2, 2, 1]
-
-    @pytest.mark.parametrize(
-        ("values", "message"),
-        [
-            ({"classes": []}, "at least 1 item"),
-            ({"classes": [2, 2]}, "2 is given twice"),
-            ({"classes": [0, 2]}, "at least 1, got 0"),
-            ({"classes": [2], "merged": {}}, "merged"),
-        ],
-    )
-    def test_wrong_values(self, values: dict, message: str) -> None:
-        with pytest.raises(ValidationError, match=message):
-            LabelScheme(**values)
 
 
 def test_take_accepts_every_integer_type() -> None:

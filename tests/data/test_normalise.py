@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from voxseg.data.normalise import CLAMP, foreground_threshold, intensity_range, normalise
+from voxseg.data.normalise import (
+    CLAMP,
+    ZSCORE_LIMIT,
+    background,
+    foreground_threshold,
+    intensity_range,
+    normalise,
+    rescale_window,
+    zscore,
+)
 
 
 def toy_scan(noise: float = 0.0, shape: tuple[int, int, int] = (40, 44, 36), seed: int = 0) -> Tensor:
@@ -150,3 +159,70 @@ class TestRealScans:
             labels = torch.from_numpy(np.asarray(nib.load(folder / "labels.nii.gz").dataobj).astype(np.int64))
             white = normalise(scan)[(labels == 2) | (labels == 41)]
             assert 0.75 < white.median() < 1.1
+
+
+def stripped_scan(empty: float = 0.0) -> np.ndarray:
+    """Tissue with negative values in a ball, one value around it."""
+    axes = [np.linspace(-1, 1, n) for n in (40, 44, 36)]
+    radius = np.sqrt(sum(a**2 for a in np.meshgrid(*axes, indexing="ij")))
+    values = np.random.default_rng(0).normal(0.3, 1.7, radius.shape).astype(np.float32)
+    return np.where(radius < 0.9, values, np.float32(empty))
+
+
+class TestZscore:
+    @pytest.mark.parametrize("empty", [0.0, -9.25])
+    def test_background_of_one_value_becomes_zero_and_the_rest_has_unit_deviation(self, empty):
+        scan = stripped_scan(empty)
+        result = zscore(scan)
+        assert result.dtype == np.float32
+        assert (result[scan == np.float32(empty)] == 0).all()
+        inside = result[scan != np.float32(empty)].astype(np.float64)
+        assert abs(inside.mean()) < 1e-6
+        assert abs(inside.std() - 1) < 1e-6
+
+    def test_integers(self):
+        """Z-scores mapped to whole numbers, as in BraTS 2020."""
+        scan = np.where(stripped_scan() == 0, 0, np.round(stripped_scan() * 100 + 900)).astype(np.int16)
+        assert (zscore(scan)[scan == 0] == 0).all()
+        assert abs(zscore(scan)[scan != 0].std() - 1) < 1e-6
+
+    def test_air_is_empty_space_where_it_was_not_set_to_one_value(self):
+        scan = toy_scan(noise=4.0).numpy()
+        result = zscore(scan)
+        tissue = scan > 40
+        assert abs(result[~tissue].mean()) < 0.5
+        assert abs(result[tissue].std() - 1) < 0.05
+        assert result[tissue].min() > 1
+
+    def test_many_zeros_among_air_noise_are_no_background(self):
+        scan = np.round(toy_scan(noise=0.6).numpy()).astype(np.int16)
+        assert (scan == 0).mean() > 0.1
+        assert background(np.sort(scan.astype(np.float32), axis=None)) is None
+
+    @pytest.mark.parametrize("noise", [0.0, 8.0])
+    def test_flips_turns_and_padding_change_nothing_at_all(self, noise):
+        scan = toy_scan(noise=noise).numpy() if noise else stripped_scan(-9.25)
+        expected = zscore(scan)
+        for axes in itertools.permutations(range(3)):
+            for flips in itertools.product((1, -1), repeat=3):
+                index = tuple(slice(None, None, f) for f in flips)
+                turned = scan.transpose(axes)[index]
+                assert np.array_equal(zscore(turned), expected.transpose(axes)[index])
+        padded = zscore(np.pad(scan, ((7, 0), (0, 3), (11, 2)), constant_values=scan.min()))
+        assert noise or np.array_equal(padded[7:, :-3, 11:-2], expected)
+
+    def test_hot_voxels_are_limited(self):
+        scan = stripped_scan()
+        scan[20, 20, 20] = 1e9
+        assert zscore(scan).max() == ZSCORE_LIMIT
+        assert np.isfinite(zscore(scan).astype(np.float16)).all()
+
+    def test_one_tissue_of_one_value(self):
+        scan = np.zeros((10, 10, 10))
+        scan[3:6] = 7
+        assert (zscore(scan) == 0).all()
+
+
+def test_window_clips():
+    result = rescale_window(torch.tensor([-2000.0, -100.0, 50.0, 200.0, 3000.0]), -100, 200)
+    assert torch.allclose(result, torch.tensor([0, 0, 0.5, 1, 1]))

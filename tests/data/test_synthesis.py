@@ -12,7 +12,7 @@ from heads import SHAPE, SPACING, write_toy_heads
 from voxseg.data._intensity import Shading, draw_shading, low_resolution, smooth3, smooth_noise
 from voxseg.data._spatial import Placement, draw_displacement, rotation_matrix, window_index
 from voxseg.data.label_maps import LabelMaps
-from voxseg.data.labels import LabelScheme
+from voxseg.data.label_scheme import LabelScheme
 from voxseg.data.normalise import intensity_range
 from voxseg.data.synthesis import GeneratorConfig, ScanGenerator
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from voxseg.data.geometry import Geometry
-from voxseg.data.labels import LabelScheme
+from voxseg.data.label_scheme import LabelScheme
 from voxseg.data.volume import read_volume
 from voxseg.inference.locate import packaged_models
 from voxseg.inference.model import load_model

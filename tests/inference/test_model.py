@@ -3,10 +3,12 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from models import IDS, write_model
+from models import IDS, REGIONS, TWO_IMAGES, write_model
+from voxseg.data.labels import LabelTable
 from voxseg.errors import UserError
-from voxseg.inference.locate import locate_model, packaged_models
+from voxseg.inference.locate import image_names, locate_model, packaged_models
 from voxseg.inference.model import load_model
+from voxseg.networks import NetworkConfig, build_network
 
 
 def test_a_folder_is_loaded(tmp_path):
@@ -63,6 +65,21 @@ def two_images(folder):
     return folder
 
 
+def one_region(folder):
+    change(folder, output={"regions": REGIONS[:1]})
+    return folder
+
+
+def region_without_label(folder):
+    change(folder, output={"regions": [{"name": "a", "label": 77}]})
+    return folder
+
+
+def no_such_network(folder):
+    change(folder, network={"architecture": "plain_unit", "out_channels": 4})
+    return folder
+
+
 def other_network(folder):
     config = yaml.safe_load((folder / "config.yaml").read_text())
     change(folder, network=config["network"] | {"levels": ["5x0e+2x1e", "6x0e+2x1e"]})
@@ -100,7 +117,10 @@ DAMAGES = {
     not_a_mapping: "config.yaml: ",
     later_format: "format: ",
     unknown_preparation: "preparation.spaceing",
-    two_images: "2 images",
+    two_images: "the network takes 2 images, preparation has image",
+    one_region: "1 regions for a network of 4 outputs",
+    region_without_label: "labels.csv: lacks the label 77 of the region 'a'",
+    no_such_network: "network.architecture: value error, there is no network 'plain_unit', did you mean 'plain_unet'",
     other_network: "does not hold the weights",
     other_labels: "2 labels for a network of 4 classes",
     other_weights: "does not hold the weights",
@@ -121,3 +141,64 @@ def test_names_and_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert locate_model("tiny").resolve() == folder
     assert locate_model(folder) == folder
+
+
+def test_the_folder_of_a_run_stands_for_its_model(tmp_path):
+    run = tmp_path / "run"
+    folder = write_model(run / "model")
+    (run / "config.yaml").write_text("steps: 5")
+    assert locate_model(run) == folder
+    assert load_model(run).table.ids == IDS
+    (folder / "labels.csv").unlink()
+    with pytest.raises(UserError, match=r"run/model: the model folder has no labels.csv"):
+        locate_model(run)
+
+
+def test_names_of_images_before_anything_is_loaded(tmp_path):
+    assert image_names(write_model(tmp_path / "two", TWO_IMAGES)) == ["flair", "t1"]
+    assert image_names(write_model(tmp_path / "one")) == ["image"]
+    assert image_names(locate_model(packaged_models()[0])) == ["image"]
+    for damage in (no_yaml, not_a_mapping, without("config.yaml")):
+        assert image_names(damage(write_model(tmp_path / damage.__qualname__))) == ["image"]
+
+
+def test_a_model_of_several_images_and_regions(tmp_path):
+    model = load_model(write_model(tmp_path / "tiny", TWO_IMAGES, regions=True))
+    assert list(model.config.preparation.images) == ["flair", "t1"]
+    assert [region.name for region in model.config.output.regions] == ["all", "inner"]
+    with torch.inference_mode():
+        assert model.network(torch.randn(1, 2, 12, 9, 11)).shape == (1, 2, 12, 9, 11)
+
+
+MINE = """
+from pathlib import Path
+from torch import nn
+Path(__file__).with_name("was_imported").touch()
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.first, self.second = nn.Conv3d(1, width, 3, padding=1), nn.Conv3d(width, 4, 1)
+    def forward(self, x):
+        return self.second(self.first(x).relu())
+"""
+
+
+def test_foreign_networks_are_imported_on_request_only(tmp_path, monkeypatch):
+    (tmp_path / "voxseg_test_mine.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = write_model(tmp_path / "mine")
+    network = {"architecture": "voxseg_test_mine:Net", "arguments": {"width": 5}, "out_channels": 4, "multiple_of": 4}
+    change(folder, network=network)
+    with pytest.raises(UserError, match=r"voxseg_test_mine:Net would be imported, .*give --allow-import") as caught:
+        load_model(folder)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "was_imported").exists()
+    with pytest.raises(UserError, match="does not hold the weights"):
+        load_model(folder, allow_import=True)
+    trained = build_network(NetworkConfig(**network))
+    save_file(dict(trained.state_dict()), folder / "model.safetensors")
+    model = load_model(folder, allow_import=True)
+    x = torch.randn(1, 1, 9, 10, 11)
+    torch.testing.assert_close(model.network(x), trained(x))
+    assert not model.network.training
+    assert len(model.table) == len(LabelTable.read(folder / "labels.csv"))

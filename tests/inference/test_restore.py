@@ -4,9 +4,9 @@ import torch
 
 from grids import ORIENTATIONS, SPACINGS, make_affine
 from voxseg.data.geometry import Geometry
+from voxseg.data.preparation import covering_grid
+from voxseg.data.resample import affine_points, axis_matrix, axis_positions, interpolate_at
 from voxseg.inference import restore as module
-from voxseg.inference.prepare import covering_grid
-from voxseg.inference.resample import affine_points, axis_matrix, axis_positions, interpolate_at
 from voxseg.inference.restore import keep_largest, restore
 
 SHAPE = (30, 34, 26)
@@ -124,3 +124,45 @@ def test_only_the_largest_piece_is_kept():
     empty = torch.zeros(3, 4, 4, 4)
     empty[0] = 1
     assert torch.equal(keep_largest(empty.clone()), empty)
+
+
+@pytest.mark.parametrize("shear", [0, 12])
+def test_regions_are_painted_in_their_order(shear, monkeypatch):
+    """The last region that holds a voxel gives it its class, whatever the numbers of the classes."""
+    monkeypatch.setattr(module, "SLAB_ELEMENTS", 4000)
+    scan = Geometry(SHAPE, make_affine("PSR", "oblique", "isotropic", shear=shear))
+    grid = inner_grid(scan, 2.0)
+    probabilities = random_probabilities(grid.shape, 3).logit().mul(0.3).sigmoid()
+    values = everything_interpolated(probabilities, grid, scan)
+    painted = [4, 1, 9]
+    expected = np.zeros(SHAPE, dtype=np.uint8)
+    for label, inside in zip(painted, (values > 0.5).numpy(), strict=True):
+        expected[inside] = label
+    clear = ((values - 0.5).abs() > 1e-4).all(0).numpy()
+    result = restore(probabilities, grid, scan, (2, 0, 1), painted=painted)
+    assert result.transpose((2, 0, 1)).flags.c_contiguous
+    assert clear.mean() > 0.99
+    assert np.array_equal(result[clear], expected[clear])
+    assert set(np.unique(result)) == {0, 4, 1, 9}
+
+
+def test_a_region_of_one_voxel_is_not_lost():
+    scan = Geometry(SHAPE, np.eye(4))
+    probabilities = torch.zeros(2, *SHAPE)
+    probabilities[1, 3, 4, 5] = 0.51
+    probabilities[0, 6, 7, 8] = 0.5
+    result = restore(probabilities, scan, scan, painted=[2, 1])
+    assert np.argwhere(result).tolist() == [[3, 4, 5]]
+    assert result[3, 4, 5] == 1
+
+
+def test_only_the_largest_piece_of_all_regions_is_kept():
+    probabilities = torch.full((2, 20, 20, 20), 0.2)
+    probabilities[0, 2:8, 2:8, 2:8] = 0.9
+    probabilities[1, 8:12, 8:12, 8:12] = 0.8  # touches at a corner
+    probabilities[1, 15:17, 15:17, 15:17] = 0.9
+    kept = keep_largest(probabilities.clone(), regions=True)
+    assert torch.equal(kept[:, :14], probabilities[:, :14])
+    assert not (kept[:, 14:] > 0.5).any()
+    empty = torch.full((2, 4, 4, 4), 0.5)
+    assert torch.equal(keep_largest(empty.clone(), regions=True), empty)

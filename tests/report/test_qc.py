@@ -8,7 +8,7 @@ import pytest
 from grids import ORIENTATIONS
 from voxseg.data.geometry import Geometry
 from voxseg.data.labels import Label, LabelTable
-from voxseg.report.qc import DPI, draw_qc
+from voxseg.report.qc import DPI, _where, draw_qc
 
 TABLE = LabelTable([Label(2, "Brain", "#00ff00"), Label(17, "Left-Spot", "#ff0000", "left")])
 SHAPE = (60, 72, 50)
@@ -103,3 +103,38 @@ def test_constant_and_sheared_and_many_labels(tmp_path):
     path = tmp_path / "qc.png"
     draw_qc(path, np.ones((60, 20, 20)), classes, Geometry((60, 20, 20), affine), table, [400] * 60, "many")
     assert path.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("place", [(150, 40, 201), (33, 236, 5), (119, 119, 119)])
+def test_a_lesion_of_a_few_voxels_is_on_all_three_planes(tmp_path, place):
+    """With odd and even places, so that sampling every other voxel would miss it."""
+    classes = np.zeros((240, 240, 240), dtype=np.uint8)
+    classes[place] = 2
+    scan = np.random.default_rng(0).random(classes.shape, dtype=np.float32)
+    point, shown = _where(classes, (1.0, 1.0, 1.0))
+    assert tuple(point) == place
+    assert all(s.stop - s.start == 150 for s in shown)  # enough of the organ around it
+    assert all(s.start <= p < s.stop for s, p in zip(shown, place, strict=True))
+    picture = draw(tmp_path / "qc.png", scan, classes, np.eye(4))
+    assert len(panels(found(picture, (1, 0, 0)))) == 3
+
+
+def test_lesions_on_two_sides_are_each_looked_at_whole():
+    classes = np.zeros((200, 220, 180), dtype=np.uint8)
+    classes[20:30, 100:110, 90:100] = 1
+    classes[150:153, 30:33, 40:43] = 1
+    point, shown = _where(classes, (1.0, 1.0, 1.0))
+    assert classes[tuple(point)] == 1
+    assert [(s.start, s.stop) for s in shown] == [(0, 173), (0, 150), (0, 150)]
+
+
+def test_what_is_enclosed_keeps_its_outline(tmp_path):
+    """A core within a rim shares its whole border with it."""
+    x, y, z = np.meshgrid(*(np.arange(60) - 29.5 for _ in range(3)), indexing="ij")
+    radius = np.sqrt(x**2 + y**2 + z**2)
+    for core, rim in ((1, 2), (2, 1)):
+        classes = np.where(radius < 10, core, np.where(radius < 20, rim, 0)).astype(np.uint8)
+        picture = draw(tmp_path / "qc.png", radius.astype(np.float32), classes, np.eye(4))
+        colours = {1: (0, 1, 0), 2: (1, 0, 0)}
+        inner, outer = (np.ptp(panels(found(picture, colours[k]))[0], axis=0) for k in (core, rim))
+        assert (outer > 1.8 * inner).all()

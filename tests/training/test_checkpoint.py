@@ -92,5 +92,5 @@ def test_nothing_readable(store: CheckpointStore) -> None:
 
 def test_newer_format(store: CheckpointStore) -> None:
     store.save({**_contents(3), "format": FORMAT + 1})
-    with pytest.raises(UserError, match="checkpoint format 2"):
+    with pytest.raises(UserError, match=f"checkpoint format {FORMAT + 1}"):
         store.load()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -7,17 +8,30 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from tiny_training import SIZE, BandSource, TinyNetwork, metrics_without_time, tiny_run, weights
+from tiny_training import (
+    SIZE,
+    BandBatches,
+    BandSource,
+    TinyNetwork,
+    metrics_without_time,
+    tiny_config,
+    tiny_run,
+    weights,
+)
 from voxseg.errors import UserError
 from voxseg.training.environment import StopSignals, seed_everything
-from voxseg.training.loop import Outcome, fit, forward
+from voxseg.training.loop import Outcome, fit, train
 from voxseg.training.progress import read_metrics
 from voxseg.training.run import check_folder
+from voxseg.training.step import forward
+from voxseg.training.validation import WindowValidation
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +44,10 @@ def _one_thread() -> Any:
 
 def _fit(folder: Path, resume: bool = False, source: BandSource | None = None, **changes: Any) -> Outcome:
     seed_everything(5)
-    return fit(tiny_run(folder, **changes), TinyNetwork(), source or BandSource(), resume)
+    run = tiny_run(folder, **changes)
+    bands = source or BandSource()
+    validation = WindowValidation(cast(Any, bands), run.config)
+    return fit(run, TinyNetwork(), BandBatches(bands, run), validation, resume)
 
 
 def _assert_same_bits(a: Path, b: Path) -> None:
@@ -125,8 +142,11 @@ def test_steps_may_be_raised_but_not_lowered(tmp_path: Path, capsys: pytest.Capt
 
 def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
     _fit(tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "events" not in str(path)}
+    told = ("events", "environment")  # of every start
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and not any(word in str(path) for word in told)]
+    before = {path: path.read_bytes() for path in files}
     assert _fit(tmp_path, resume=True).step == 6
+    assert [part["from_step"] for part in json.loads((tmp_path / "environment.json").read_text())] == [0, 6]
     assert before == {path: path.read_bytes() for path in before}
 
 
@@ -148,8 +168,9 @@ def test_another_network_is_refused(tmp_path: Path, changes: dict[str, Any], mes
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     _fit(tmp_path)
+    run = tiny_run(tmp_path)
     with pytest.raises(UserError, match="does not fit this network"):
-        fit(tiny_run(tmp_path), TinyNetwork(classes=7), BandSource(), resume=True)
+        fit(run, TinyNetwork(classes=7), BandBatches(BandSource(), run), None, resume=True)
 
 
 def test_folders(tmp_path: Path) -> None:
@@ -157,6 +178,9 @@ def test_folders(tmp_path: Path) -> None:
     check_folder(tmp_path, resume=False)
     with pytest.raises(UserError, match="there is no run to go on with"):
         check_folder(tmp_path, resume=True)
+    (tmp_path / "config.yaml").write_text("name: refused before its first step")
+    check_folder(tmp_path, resume=False)
+    check_folder(tmp_path, resume=True)
     (tmp_path / "notes.txt").write_text("keep me")
     with pytest.raises(UserError, match="exists and is not empty"):
         check_folder(tmp_path, resume=False)
@@ -165,13 +189,17 @@ def test_folders(tmp_path: Path) -> None:
 
 
 def test_nan_loss_keeps_the_last_checkpoint(tmp_path: Path) -> None:
-    message = r"the loss is nan .* in step 5 \(sample seed \(0, 4, 0\)\); the checkpoint of step 3 is kept"
+    message = r"the loss is nan .* in step 5 \(generated scan \(0, 4, 0\); kept as failed.step_000005.npz\); the last"
     with pytest.raises(UserError, match=message):
         _fit(tmp_path, source=BandSource(nan_at=4))
     saved = weights(tmp_path)
     assert saved["step"] == 3
     assert all(tensor.isfinite().all() for tensor in saved["network"].values())
     assert read_metrics(tmp_path / "metrics.csv")["step"] == [1, 2, 3, 4]
+    with np.load(tmp_path / "failed" / "step_000005.npz") as kept:
+        assert np.isnan(kept["image"]).all()
+        assert kept["image"].shape == (1, 1, SIZE, SIZE, SIZE)
+        assert set(np.unique(kept["target"])) == {0, 1, 2, 3}
     assert _fit(tmp_path, resume=True).step == 6
 
 
@@ -179,7 +207,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(UserError, match="the checkpoint of step 3 is kept"):
+    with pytest.raises(UserError, match="the last checkpoint is kept"):
         _fit(tmp_path, source=BandSource(nan_at=4))
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(UserError, match=r"step 6 cannot .*No space.*; the checkpoint of step 3 is kept"):
@@ -203,6 +231,7 @@ def test_what_a_run_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
         "checkpoints/last.pt",
         "checkpoints/previous.pt",
         "config.yaml",
+        "environment.json",
         "metrics.csv",
         *model,
         "progress.png",
@@ -253,9 +282,10 @@ CHILD = """
 import sys, time
 sys.path.insert(0, {here!r})
 import torch
+from torch import Tensor
 from collections.abc import Iterator
 from pathlib import Path
-from tiny_training import BandSource, TinyNetwork, tiny_run
+from tiny_training import BandBatches, BandSource, TinyNetwork, tiny_run
 from voxseg.training.environment import seed_everything
 from voxseg.training.loop import fit
 
@@ -266,7 +296,8 @@ class Slow(BandSource):
 
 torch.set_num_threads(1)
 seed_everything(5)
-outcome = fit(tiny_run(Path({folder!r}), steps=300, log_every=1, checkpoint={{"steps": 4}}), TinyNetwork(), Slow())
+run = tiny_run(Path({folder!r}), steps=300, log_every=1, checkpoint={{"steps": 4}})
+outcome = fit(run, TinyNetwork(), BandBatches(Slow(), run), None)
 sys.exit(128 + outcome.signal if outcome.signal else 0)
 """
 
@@ -300,3 +331,40 @@ def test_sigterm_saves_the_step_and_kill_loses_little(tmp_path: Path) -> None:
     assert saved >= 8
     _fit(run, resume=True, steps=saved + 3)
     assert read_metrics(run / "metrics.csv")["step"] == list(range(1, saved + 4))
+
+
+class _Hungry(TinyNetwork):
+    def forward(self, x: Tensor, deep_supervision: bool = False) -> Any:
+        return super().forward(x.repeat(2**40, 1, 1, 1, 1), deep_supervision)
+
+
+def test_out_of_memory_tells_what_to_lower(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, batch=2)
+    message = (
+        r"out of memory on cpu after step 0; lower generator.window \(now 12 x 12 x 12\), or raise accumulate "
+        r"\(batch 2, accumulate 1\), or set network.checkpointing=true"
+    )
+    with pytest.raises(UserError, match=message):
+        fit(run, _Hungry(), BandBatches(BandSource(), run), None)
+
+
+def test_checkpointing_may_change_within_a_run(tmp_path: Path) -> None:
+    _fit(tmp_path, steps=3)
+    assert _fit(tmp_path, resume=True, network={"checkpointing": True}).step == 6
+
+
+def test_float16_is_for_gpus(tmp_path: Path) -> None:
+    config = tiny_config(precision="float16", data=str(tmp_path))
+    with pytest.raises(UserError, match="precision: float16 is for CUDA, this is cpu; use bfloat16 or float32"):
+        train(config, tmp_path / "run", "cpu")
+
+
+def test_accumulated_parts_have_the_gradient_of_the_batch(tmp_path: Path) -> None:
+    cross_entropy = {"deep_supervision": [1.0], "dice": 0.0}
+    for name, accumulate in (("at_once", 1), ("in_parts", 4)):
+        run = tiny_run(tmp_path / name, batch=4, accumulate=accumulate, loss=cross_entropy, steps=3)
+        network = TinyNetwork()
+        network.dropout.p = 0.0
+        fit(run, network, BandBatches(BandSource(), run), None)
+    losses = [read_metrics(tmp_path / name / "metrics.csv")["loss"] for name in ("at_once", "in_parts")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from voxseg.errors import UserError
 from voxseg.training.config import LossConfig
-from voxseg.training.losses import coarser, deep_supervision_loss, dice_cross_entropy
+from voxseg.training.losses import coarser, deep_supervision_loss, dice_cross_entropy, region_dice_cross_entropy
 
 K = 5
 
@@ -117,3 +117,47 @@ def test_more_weights_than_outputs() -> None:
     logits, target = _case()
     with pytest.raises(UserError, match=r"loss\.deep_supervision: has 2 weights for 1 outputs"):
         deep_supervision_loss([logits], target, LossConfig(deep_supervision=[1.0, 0.5]))
+
+
+def _regions() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(2)
+    membership = torch.tensor([[0, 0], [1, 0], [1, 1], [0, 0], [1, 0]], dtype=torch.bool)
+    logits = torch.randn(2, 2, 6, 7, 8, dtype=torch.float64, requires_grad=True)
+    return logits, torch.randint(0, K, (2, 6, 7, 8)), membership
+
+
+def test_regions_equal_monai_with_gradient() -> None:
+    losses = pytest.importorskip("monai.losses")
+    logits, target, membership = _regions()
+    share = membership.double()[target].movedim(-1, 1)
+    dice = losses.DiceLoss(sigmoid=True, batch=True, smooth_nr=5.0, smooth_dr=5.0)
+    expected = dice(logits, share) + functional.binary_cross_entropy_with_logits(logits, share)
+    (expected_gradient,) = torch.autograd.grad(expected, logits)
+    config = LossConfig(deep_supervision=[1.0])
+    loss = deep_supervision_loss([logits], target, config, membership)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-6, atol=1e-10)
+
+
+def test_regions_on_coarser_grids_are_shares() -> None:
+    _, target, membership = _regions()
+    share = membership.float()[target].movedim(-1, 1)
+    outputs = [torch.zeros(2, 2, 6, 7, 8), torch.zeros(2, 2, 3, 4, 4)]
+    config = LossConfig(deep_supervision=[1.0, 0.5], cross_entropy=0.0)
+    coarse = coarser(share, 2, (3, 4, 4))
+    expected = region_dice_cross_entropy(outputs[0], share, 5.0, 1.0, 0.0)
+    expected = expected + 0.5 * region_dice_cross_entropy(outputs[1], coarse, 5.0 / 8, 1.0, 0.0)
+    torch.testing.assert_close(deep_supervision_loss(outputs, target, config, membership), expected)
+    assert coarse.sum() == pytest.approx(float(share.sum()) / 8, rel=0.2)
+
+
+def test_absent_region_has_no_dice_term() -> None:
+    membership = torch.tensor([[0, 0], [1, 0], [0, 1]], dtype=torch.bool)
+    target = torch.zeros(1, 8, 8, 8, dtype=torch.int64)
+    target[:, :4] = 1
+    logits = torch.full((1, 2, 8, 8, 8), -20.0)
+    logits[:, 0, :4] = 20.0
+    logits[:, 1, :2] = 20.0  # a false positive
+    config = LossConfig(deep_supervision=[1.0], cross_entropy=0.0)
+    assert deep_supervision_loss([logits], target, config, membership) == pytest.approx(0.0, abs=1e-6)

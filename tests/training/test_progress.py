@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from voxseg.errors import UserError
-from voxseg.training.progress import Display, MetricsFile, format_seconds, open_tensorboard, read_metrics
+from voxseg.training.progress import (
+    Display,
+    MetricsFile,
+    format_seconds,
+    open_tensorboard,
+    read_metrics,
+    score_table,
+)
 
 COLUMNS = ["step", "loss", "dice", "dice Left, odd"]
 
@@ -94,7 +101,19 @@ def test_tensorboard_events(tmp_path: Path) -> None:
         writer = open_tensorboard(tmp_path, first - 1)
         assert writer is not None
         for step in range(first, last + 1):
-            writer.add_scalar("loss", step / 2, step)
+            writer.log({"loss": step / 2, "step": step}, step)
         writer.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(k, k / 2) for k in range(1, 7)]
+
+
+def test_score_table() -> None:
+    text = score_table(["whole", "core"], [0.9061, math.nan], [0.9, 0.8], 0.1234)
+    assert text.splitlines() == [
+        "                       Dice  turned",
+        "  whole               0.906   0.900",
+        "  core                    -   0.800",
+        "  equivariance error  0.123",
+    ]
+    assert "turned" not in score_table(["whole"], [0.9], None, math.nan)
+    assert "error" not in score_table(["whole"], [0.9], None, math.nan)

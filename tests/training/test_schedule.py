@@ -46,3 +46,11 @@ def test_buffers_are_copied() -> None:
     update_average(averaged, network, 0.9)
     assert averaged.num_batches_tracked == 1
     torch.testing.assert_close(averaged.running_mean, network.running_mean)
+
+
+def test_polynomial_decay() -> None:
+    config = ScheduleConfig(decay="polynomial", warmup=0, final_learning_rate=0)
+    rates = [learning_rate(step, 101, 1.0, config) for step in range(101)]
+    assert rates[0] == 1.0
+    assert rates[50] == pytest.approx(0.5**0.9)
+    assert rates[-1] == 0.0

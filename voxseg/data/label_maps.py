@@ -14,7 +14,8 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import SpatialImage
 from torch import Tensor
 
-from voxseg.data.labels import LabelScheme, LabelTable
+from voxseg.data.label_scheme import LabelScheme
+from voxseg.data.labels import LabelTable
 from voxseg.data.layout import LABEL_TABLE, T1_PRIOR, find_label_maps
 from voxseg.errors import UserError
 
@@ -92,7 +93,7 @@ class LabelMaps:
         _check_tables(folder, columns, prior)
         base = LabelTable.freesurfer()
         classes = scheme.to_classes(columns[:, 3])
-        table = scheme.table(base)
+        table = scheme.predicted()
         tensors = {
             "t1_class": columns[:, 2],
             "any_class": _tie_sides(columns[:, 0], columns[:, 1], base),

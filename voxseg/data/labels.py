@@ -18,7 +18,6 @@ from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from voxseg.data.staging import write_text
 from voxseg.errors import UserError
@@ -202,94 +201,6 @@ class LabelTable(Sequence[Label]):
         write_text(Path(path), text.getvalue())
 
 
-class LabelScheme(BaseModel):
-    """What a model predicts: the `labels` block of a configuration.
-
-    Attributes:
-        classes: ids predicted, in the order of the dense class indices 1, 2, ...; with `merge_sides`, those of the
-            left side and of unpaired structures.
-        merge_sides: whether left and right become one structure, which carries the id of the left side.
-        merge: ids that count as another one, such as ``{5: 4}``: the inferior horn belongs to the lateral ventricle.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    classes: list[int] = Field(min_length=1, max_length=255)
-    merge_sides: bool = True
-    merge: dict[int, int] = Field(default_factory=dict)
-
-    @field_validator("classes")
-    @classmethod
-    def _distinct(cls, value: list[int]) -> list[int]:
-        repeated = sorted({i for i in value if value.count(i) > 1})
-        if repeated:
-            raise ValueError(f"the id {repeated[0]} is given twice")
-        if min(value) < 1:
-            raise ValueError(f"ids have to be at least 1, got {min(value)} (0 is the background, and always there)")
-        return value
-
-    @classmethod
-    def brain(cls) -> LabelScheme:
-        """The 16 structures of FreeSurfer's segmentation with both sides merged that the brain model predicts."""
-        merge = {5: 4, 31: 4, 77: 2, 78: 2, 79: 2, 251: 2, 252: 2, 253: 2, 254: 2, 255: 2}
-        return cls(classes=[14, 15, 16, 2, 3, 4, 7, 8, 10, 11, 12, 13, 17, 18, 26, 28], merge=merge)
-
-    def table(self, base: LabelTable | None = None) -> LabelTable:
-        """The label table of the predicted classes.
-
-        Args:
-            base: where names, colours and partners come from; FreeSurfer's table by default.
-
-        Raises:
-            UserError: if a class is not in `base`, or is of the right side although the sides are merged.
-        """
-        base = LabelTable.freesurfer() if base is None else base
-        chosen = base.select(self.classes)
-        if not self.merge_sides:
-            return chosen
-        for label in chosen:
-            if label.side == "right":
-                raise UserError(
-                    f"labels.classes: {label.id}",
-                    f"is {label.name}, but the sides are merged",
-                    f"give the id of the left side ({label.partner}), or merge_sides: false",
-                )
-        return LabelTable(Label(label.id, _without_side(label.name), label.colour) for label in chosen)
-
-    def lookup(self, max_id: int, base: LabelTable | None = None) -> NDArray[np.uint8]:
-        """Class index for every id from 0 to `max_id` of a data set; 0 for what is not predicted.
-
-        Args:
-            max_id: the largest id to look up.
-            base: where partners come from; FreeSurfer's table by default.
-        """
-        base = LabelTable.freesurfer() if base is None else base
-        index = {label_id: k for k, label_id in enumerate(self.classes, start=1)}
-        result = np.zeros(max_id + 1, dtype=np.uint8)
-        for label_id in {*self.classes, *self.merge, *base.ids}:
-            if 0 < label_id <= max_id:
-                result[label_id] = index.get(self._target(label_id, base), 0)
-        return result
-
-    def _target(self, label_id: int, base: LabelTable) -> int:
-        """The id that an id counts as."""
-        target = self.merge.get(label_id, label_id)
-        if self.merge_sides and target in base:
-            label = base.by_id(target)
-            if label.side == "right" and label.partner is not None:
-                target = label.partner
-        return self.merge.get(target, target)
-
-    def to_classes(self, array: NDArray[Any], base: LabelTable | None = None) -> NDArray[np.uint8]:
-        """Dense class indices of an array of a data set's ids, same shape; what is not predicted becomes 0.
-
-        Raises:
-            ValueError: if the array is not of an integer type.
-        """
-        base = LabelTable.freesurfer() if base is None else base
-        return take(self.lookup(max([*self.classes, *self.merge, *base.ids]), base), array)
-
-
 def take(lookup: NDArray[np.uint8], array: NDArray[Any]) -> NDArray[np.uint8]:
     """``lookup[array]``, where ids that lie outside the lookup table give 0.
 
@@ -332,11 +243,6 @@ def _whole(text: str, where: str) -> int:
     if not re.fullmatch(r"\d+", text) or not 1 <= int(text) <= MAX_ID:
         raise UserError(where, f"is {text!r}", "write a whole number of at least 1")
     return int(text)
-
-
-def _without_side(name: str) -> str:
-    """The name without its side: Left-Putamen becomes Putamen."""
-    return re.sub(r"^(left|right)[-_ ]", "", name, flags=re.IGNORECASE)
 
 
 def _shorten(ids: Sequence[int], limit: int = 12) -> str:

@@ -6,7 +6,12 @@ that was padded with empty space is scaled by the same two numbers to the last b
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 BINS = 4096
@@ -20,6 +25,15 @@ OFFSET_FRACTION = 0.25
 
 CLAMP = (-0.5, 2.0)
 """Range of the result."""
+
+ZSCORE_LIMIT = 20.0
+"""Largest z-score: a few hot voxels must neither dominate a network's input nor overflow half precision."""
+
+BACKGROUND_SHARE = 0.05
+"""Share of voxels that a value has to have to be a background..."""
+
+BACKGROUND_EXCESS = 4
+"""...and how many times as many as any other value."""
 
 
 def normalise(volume: Tensor) -> Tensor:
@@ -65,6 +79,79 @@ def intensity_range(volume: Tensor) -> tuple[float, float]:
     foreground = above[above > _threshold(above, low)]
     high = float(_quantile(foreground if foreground.numel() else above, 0.98))
     return (low, high) if high > low else (low, low + 1.0)
+
+
+def rescale_window(volume: Tensor, low: float, high: float) -> Tensor:
+    """Map `low` to 0 and `high` to 1 linearly and clamp to [0, 1]; float32 of the same shape."""
+    return ((volume.float() - low) * (1.0 / (high - low))).clamp_(0, 1)
+
+
+def zscore(data: NDArray[Any]) -> NDArray[np.float32]:
+    """Scale an image by the mean and deviation of its foreground, so that empty space is 0.
+
+    Where the background was set to one value (`background`), the foreground is everything else, gets mean 0 and
+    deviation 1, and the background becomes exactly 0. Elsewhere the foreground is what lies above
+    `foreground_threshold`, and the result is ``(value - empty space) / deviation``: subtracting the mean would make air
+    a negative number, but 0 is what convolutions pad with.
+
+    Args:
+        data: intensities in any unit, of any real type and shape.
+
+    Returns:
+        float32 of the same shape, within ±`ZSCORE_LIMIT`. All zero if the foreground is constant.
+    """
+    values = np.asarray(data, dtype=np.float32)
+    ordered = np.sort(values, axis=None)
+    empty = background(ordered)
+    if empty is None:
+        volume = torch.from_numpy(ordered)
+        level, _ = intensity_range(volume)
+        ordered = ordered[np.searchsorted(ordered, np.float32(foreground_threshold(volume)), side="right") :]
+        _, deviation = mean_and_deviation(ordered)
+    else:
+        first, last = np.searchsorted(ordered, empty, side="left"), np.searchsorted(ordered, empty, side="right")
+        level, deviation = mean_and_deviation(np.concatenate([ordered[:first], ordered[last:]]))
+    factor = 1 / deviation if deviation > 0 else 0.0
+    result = np.clip((values - np.float32(level)) * np.float32(factor), -ZSCORE_LIMIT, ZSCORE_LIMIT)
+    if empty is not None:
+        result[values == empty] = 0
+    return result
+
+
+def background(ordered: NDArray[np.float32]) -> float | None:
+    """The one value that the background of an image was set to, or None.
+
+    It is the minimum or 0, `BACKGROUND_SHARE` of the voxels have it, and no other value is nearly as frequent.
+
+    Args:
+        ordered: the image's intensities in ascending order, [N].
+    """
+    for value in (float(ordered[0]), 0.0):
+        first, last = np.searchsorted(ordered, value, side="left"), np.searchsorted(ordered, value, side="right")
+        count = int(last - first)
+        if count < BACKGROUND_SHARE * len(ordered) or count == len(ordered):
+            continue
+        rest = np.concatenate([ordered[:first], ordered[last:]])
+        run = count // BACKGROUND_EXCESS + 1  # a value that frequent lies this far apart from itself
+        if len(rest) <= run or not (rest[run - 1 :] == rest[: len(rest) - run + 1]).any():
+            return value
+    return None
+
+
+def mean_and_deviation(ordered: NDArray[np.float32]) -> tuple[float, float]:
+    """Mean and standard deviation of sorted values [N], in float64; (0, 0) of none.
+
+    Sums of floating-point numbers depend on their order. Sorted ones are the same to the last bit however the volume
+    was flipped or turned.
+    """
+    if not len(ordered):
+        return 0.0, 0.0
+    mean = float(ordered.mean(dtype=np.float64))
+    step = 2**20
+    squares = [
+        float(np.square(ordered[k : k + step] - mean).sum(dtype=np.float64)) for k in range(0, len(ordered), step)
+    ]
+    return mean, math.sqrt(math.fsum(squares) / len(ordered))
 
 
 def foreground_threshold(volume: Tensor) -> float:

@@ -31,7 +31,7 @@ from voxseg.data._intensity import (
 )
 from voxseg.data._spatial import Placement, draw_displacement, rotation_matrix, uniform, window_index
 from voxseg.data.label_maps import HeadMap, LabelMaps
-from voxseg.data.labels import LabelScheme
+from voxseg.data.label_scheme import LabelScheme
 from voxseg.data.normalise import intensity_range, rescale
 
 __all__ = ["GeneratorConfig", "LabelMaps", "LabelScheme", "ScanGenerator"]

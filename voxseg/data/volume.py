@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -25,7 +25,7 @@ from voxseg.data.geometry import Geometry
 from voxseg.data.paths import NIBABEL_SUFFIXES, NIFTI_SUFFIXES, check_scan_path, scan_name
 from voxseg.errors import UserError
 
-__all__ = ["Volume", "read_volume"]
+__all__ = ["Header", "Volume", "read_array", "read_header", "read_volume"]
 
 GZIP_BEST = 1100  # deflate cannot shrink anything by more than a factor of 1032
 LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
@@ -55,20 +55,94 @@ class Volume:
         return scan_name(self.path)
 
 
-def read_volume(path: str | Path) -> Volume:
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What a file says about its image before its voxels are read.
+
+    Attributes:
+        geometry: the grid of one volume, in RAS+ millimetres.
+        file_shape: the shape in the file, which may have more than three axes.
+        size: bytes of the uncompressed file, as the header announces them; None for formats of ITK.
+    """
+
+    geometry: Geometry
+    file_shape: tuple[int, ...]
+    size: int | None
+
+    @property
+    def volumes(self) -> int:
+        """How many volumes the file holds."""
+        return math.prod(self.file_shape[3:])
+
+
+def read_volume(path: str | Path, index: int | None = None) -> Volume:
     """Read a 3D scan from `.nii`, `.nii.gz`, `.mgz`, `.mgh`, `.nrrd` or `.mha`.
 
     Integers stay as they are; other numbers become float32. Axes of length 1 after the third are dropped.
 
+    Args:
+        path: the file.
+        index: which volume of a 4-D file to take, counted from 0.
+
     Raises:
-        UserError: if the file is missing, is no readable image, is cut short, is not 3D, holds complex numbers,
-            colours, labels, one constant or values that are not finite, or has an impossible grid.
+        UserError: if the file is missing, is no readable image, is cut short, is not 3D (or lacks that volume), holds
+            complex numbers, colours, labels, one constant or values that are not finite, or has an impossible grid.
+    """
+    volume = read_array(path, index)
+    volume.geometry.check(volume.path)
+    _check_values(volume.path, volume.data)
+    return volume
+
+
+def read_array(path: str | Path, index: int | None = None, labels: bool = False) -> Volume:
+    """Read a file as `read_volume` does, whatever values and grid it has.
+
+    Args:
+        path: the file.
+        index: which volume of a 4-D file to take.
+        labels: whether a file that says that it is a segmentation is welcome.
+
+    Raises:
+        UserError: as `read_volume`, apart from what it says about values and grids.
     """
     path = Path(path)
     check_scan_path(path)
-    reader = _read_nibabel if path.name.lower().endswith(NIBABEL_SUFFIXES) else _read_itk
+    with _explained(path):
+        if path.name.lower().endswith(NIBABEL_SUFFIXES):
+            return _read_nibabel(path, index, labels)
+        return _read_itk(path, index)
+
+
+def read_header(path: str | Path, labels: bool = False) -> Header:
+    """Read the grid of an image without its voxels.
+
+    Args:
+        path: the file.
+        labels: whether a file that says that it is a segmentation is welcome.
+
+    Raises:
+        UserError: if the file is missing, its beginning cannot be read as an image, or it holds complex numbers,
+            colours or labels.
+    """
+    path = Path(path)
+    check_scan_path(path)
+    with _explained(path):
+        if path.name.lower().endswith(NIBABEL_SUFFIXES):
+            with _quiet_nibabel(), _open(path) as stream:
+                image = _image_class(path, stream.read(4)).from_stream(stream)
+            _check_kind(path, image, labels)
+            shape = tuple(int(n) for n in image.shape)
+            size = math.prod(shape) * image.get_data_dtype().itemsize + int(image.dataobj.offset)
+            return Header(Geometry(_first_three(path, shape), image.affine), shape, size)
+        reader, sizes = _itk_header(path)
+        return Header(_itk_geometry(reader, _first_three(path, sizes)), sizes, None)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what readers raise into a message about the file."""
     try:
-        volume = reader(path)
+        yield
     except UserError:
         raise
     except PermissionError as error:
@@ -81,9 +155,6 @@ def read_volume(path: str | Path) -> Volume:
         raise UserError(
             path, f"cannot be read as an image ({_reason(error)})", "check that it opens elsewhere"
         ) from error
-    volume.geometry.check(path)
-    _check_values(path, volume.data)
-    return volume
 
 
 def _reason(error: Exception) -> str:
@@ -93,12 +164,24 @@ def _reason(error: Exception) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def _spatial_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """The three spatial lengths of a shape that may end in axes of length 1."""
-    if len(shape) < 3 or any(n != 1 for n in shape[3:]):
+def _spatial_shape(path: Path, shape: tuple[int, ...], index: int | None) -> tuple[int, int, int]:
+    """The three spatial lengths of a shape that may end in axes of length 1, or in one for several volumes."""
+    if index is not None:
+        volumes = math.prod(shape[3:])
+        if index >= volumes:
+            problem = f"holds {volumes} volume{'s' * (volumes != 1)}, and volume {index} (counted from 0) is wanted"
+            raise UserError(path, problem, "give the file with all modalities, or correct their list")
+    elif len(shape) < 3 or any(n != 1 for n in shape[3:]):
         what = " x ".join(map(str, shape))
         remedy = "give one volume of it" if len(shape) > 3 else "give a 3D scan"
         raise UserError(path, f"is {len(shape)}-D ({what}) and not a 3D volume", remedy)
+    return _first_three(path, shape)
+
+
+def _first_three(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The three spatial lengths of any shape."""
+    if len(shape) < 3:
+        raise UserError(path, f"is {len(shape)}-D ({' x '.join(map(str, shape))})", "give a 3D scan")
     return shape[0], shape[1], shape[2]
 
 
@@ -131,14 +214,24 @@ def _quiet_libraries() -> Iterator[None]:
         os.close(kept)
 
 
-def _read_nibabel(path: Path) -> Volume:
-    packed = path.name.lower().endswith(("gz", ".mgz"))
-    with _quiet_nibabel(), gzip.open(path) if packed else open(path, "rb") as stream:
+def _packed(path: Path) -> bool:
+    """Whether a file of nibabel's formats is compressed."""
+    return path.name.lower().endswith(("gz", ".mgz"))
+
+
+def _open(path: Path) -> IO[bytes]:
+    """The uncompressed bytes of a file."""
+    return cast("IO[bytes]", gzip.open(path) if _packed(path) else open(path, "rb"))
+
+
+def _read_nibabel(path: Path, index: int | None, labels: bool) -> Volume:
+    packed = _packed(path)
+    with _quiet_nibabel(), _open(path) as stream:
         image = _image_class(path, stream.read(4)).from_stream(stream)
         # An uncompressed file is mapped rather than read, which takes its name.
         proxy: Any = (image if packed else type(image).load(path)).dataobj
-        shape = _check_header(path, image, packed)
-        raw = np.asarray(proxy.get_unscaled()).reshape(shape, order="F")
+        shape = _check_header(path, image, packed, index, labels)
+        raw = _choose(np.asarray(proxy.get_unscaled()).reshape((*shape, -1), order="F"), index)
         stream.read()  # gzip compares its checksum at the end of the file, where nibabel need not come
     data = _plain(raw, float(proxy.slope), float(proxy.inter))
     header = image.header if path.name.lower().endswith(NIFTI_SUFFIXES) else None
@@ -153,23 +246,33 @@ def _image_class(path: Path, start: bytes) -> Any:
     return nib.Nifti2Image if start in (length.to_bytes(4, "little"), length.to_bytes(4, "big")) else nib.Nifti1Image
 
 
-def _check_header(path: Path, image: Any, packed: bool) -> tuple[int, int, int]:
-    """The spatial shape of an image that is 3D, real, no label map, and not longer than its file."""
-    shape = _spatial_shape(path, image.shape)
-    dtype = image.get_data_dtype()
-    if dtype.fields is not None:
-        raise UserError(path, "is a colour image (RGB)", "give the grey-scale scan")
-    if dtype.kind == "c":
-        raise UserError(path, "holds complex numbers", "give the magnitude image")
-    if "intent_code" in image.header and int(image.header["intent_code"]) == LABEL_INTENT:
-        raise UserError(path, "is a segmentation, as its header says, and not a scan", "give the scan itself")
+def _check_header(path: Path, image: Any, packed: bool, index: int | None, labels: bool) -> tuple[int, int, int]:
+    """The spatial shape of an image of the right kind that is 3D and not longer than its file."""
+    shape = _spatial_shape(path, image.shape, index)
+    _check_kind(path, image, labels)
     # Before memory is asked for: a damaged header may promise terabytes.
-    expected = math.prod(shape) * dtype.itemsize + image.dataobj.offset
+    expected = math.prod(image.shape) * image.get_data_dtype().itemsize + image.dataobj.offset
     size = path.stat().st_size
     if expected > size * (GZIP_BEST if packed else 1):
         problem = f"is cut short or damaged ({expected:,} bytes announced, the file has {size:,})"
         raise UserError(path, problem, "copy or export the scan again")
     return shape
+
+
+def _check_kind(path: Path, image: Any, labels: bool) -> None:
+    """Refuse what is no real image, and label maps unless they are welcome."""
+    dtype = image.get_data_dtype()
+    if dtype.fields is not None:
+        raise UserError(path, "is a colour image (RGB)", "give the grey-scale scan")
+    if dtype.kind == "c":
+        raise UserError(path, "holds complex numbers", "give the magnitude image")
+    if not labels and "intent_code" in image.header and int(image.header["intent_code"]) == LABEL_INTENT:
+        raise UserError(path, "is a segmentation, as its header says, and not a scan", "give the scan itself")
+
+
+def _choose(volumes: NDArray[Any], index: int | None) -> NDArray[Any]:
+    """One of the volumes `[X, Y, Z, N]`; a copy, so that the others need not stay in memory, unless it is the only."""
+    return volumes[..., 0] if index is None else volumes[..., index].copy(order="K")
 
 
 def _plain(raw: NDArray[Any], slope: float, inter: float) -> NDArray[Any]:
@@ -181,7 +284,8 @@ def _plain(raw: NDArray[Any], slope: float, inter: float) -> NDArray[Any]:
         return data if slope == 1 and inter == 0 else data * np.float32(slope) + np.float32(inter)
 
 
-def _read_itk(path: Path) -> Volume:
+def _itk_header(path: Path) -> tuple[Any, tuple[int, ...]]:
+    """ITK's reader of a file, its header read, and the shape of the image."""
     import SimpleITK as sitk  # noqa: N813 - 0.3 s, and only these formats need it
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -189,21 +293,31 @@ def _read_itk(path: Path) -> Volume:
     reader.SetFileName(str(path))
     with _quiet_libraries():
         reader.ReadImageInformation()
-    sizes = tuple(int(n) for n in reader.GetSize())
-    shape = _spatial_shape(path, sizes)
     if reader.GetNumberOfComponents() > 1:
-        complex_pixels = reader.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
-        if complex_pixels:
+        if reader.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
             raise UserError(path, "holds complex numbers", "give the magnitude image")
         problem = f"has {reader.GetNumberOfComponents()} values a voxel (colour or vectors)"
         raise UserError(path, problem, "give the grey-scale scan")
-    direction = np.reshape(reader.GetDirection(), (len(sizes), len(sizes)))[:3, :3]
-    geometry = Geometry.from_lps(shape, reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.ravel()))
+    return reader, tuple(int(n) for n in reader.GetSize())
+
+
+def _itk_geometry(reader: Any, shape: tuple[int, int, int]) -> Geometry:
+    """The grid of the first three axes of an image."""
+    axes = reader.GetDimension()
+    direction = np.reshape(reader.GetDirection(), (axes, axes))[:3, :3]
+    return Geometry.from_lps(shape, reader.GetSpacing()[:3], reader.GetOrigin()[:3], tuple(direction.ravel()))
+
+
+def _read_itk(path: Path, index: int | None) -> Volume:
+    import SimpleITK as sitk  # noqa: N813
+
+    reader, sizes = _itk_header(path)
+    shape = _spatial_shape(path, sizes, index)
     # ITK's arrays have the slowest axis first.
     with _quiet_libraries():
         array = sitk.GetArrayFromImage(reader.Execute())
-    data = _plain(array.reshape(shape[::-1]).transpose(2, 1, 0), 1.0, 0.0)
-    return Volume(path, data, geometry, None, sizes)
+    data = _plain(_choose(array.reshape((-1, *shape[::-1])).transpose(3, 2, 1, 0), index), 1.0, 0.0)
+    return Volume(path, data, _itk_geometry(reader, shape), None, sizes)
 
 
 def _check_values(path: Path, data: NDArray[Any]) -> None:

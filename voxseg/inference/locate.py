@@ -7,9 +7,11 @@ from pathlib import Path
 
 from voxseg.errors import UserError
 
-__all__ = ["locate_model", "packaged_models"]
+__all__ = ["image_names", "locate_model", "packaged_models"]
 
 FILES = ("config.yaml", "labels.csv", "model.safetensors")
+OF_RUN = "model"
+"""Where the folder of a training run has its model."""
 
 
 def packaged_models() -> list[str]:
@@ -22,8 +24,9 @@ def locate_model(model: str | Path) -> Path:
     """The folder of a model.
 
     Args:
-        model: a packaged name such as `brain`, or a folder with `config.yaml`, `labels.csv` and `model.safetensors`.
-            A packaged name wins over a folder of the same name; write `./brain` for the folder.
+        model: a packaged name such as `brain`, or a folder with `config.yaml`, `labels.csv` and `model.safetensors`,
+            or the folder of a training run, which holds such a one as `model`. A packaged name wins over a folder of
+            the same name; write `./brain` for the folder.
 
     Raises:
         UserError: if there is no such model, or a file of it is missing.
@@ -35,8 +38,26 @@ def locate_model(model: str | Path) -> Path:
         known = ", ".join(names) or "none is packaged"
         remedy = f"give one of these names: {known}, or a model folder"
         raise UserError(f"--model {model}", "there is no such model", remedy)
+    if (folder / OF_RUN).is_dir() and not (folder / FILES[-1]).exists():
+        folder = folder / OF_RUN
     for name in FILES:
         if not (folder / name).is_file():
             problem = f"the model folder has no {name}"
             raise UserError(folder, problem, f"give a folder with {', '.join(FILES)}, as training writes it")
     return folder
+
+
+def image_names(folder: Path) -> list[str]:
+    """Names of the images that a model takes of a case, in their order.
+
+    A look at `config.yaml` before anything heavy is imported. What is wrong with that file is told by `load_model`;
+    until then the model counts as one of a single image.
+    """
+    import yaml
+
+    try:
+        images = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["preparation"]["images"]
+        names = [str(name) for name in images]
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        names = []
+    return names or ["image"]

@@ -14,6 +14,9 @@ __all__ = ["DEFAULT_LIMIT", "NETWORK_CONSTANT", "free_memory", "network_bytes", 
 DEFAULT_LIMIT = 4 * 10**9
 """Bytes that the whole process may take if nothing else is said."""
 
+FOREIGN_BYTES = 4 * 600
+"""What a network that is not ours is taken to need for each voxel, where nobody has measured it."""
+
 NETWORK_CONSTANT = 300 * 10**6
 """Bytes of a network's temporaries, which are held in slabs of fixed size."""
 
@@ -26,8 +29,12 @@ def network_bytes(config: NetworkConfig) -> int:
 
     The peak is on the finest level, where the skip connection, the upsampled features, both in one tensor, and the
     input and output of the convolution are alive together. An upper bound for the networks that were measured
-    (steerable with 5, 20 and 40 channels there and 3 to 40 classes, and plain); a test measures again.
+    (steerable with 5, 20 and 40 channels there and 3 to 40 classes, and plain); a test measures again. For a network
+    that is not ours it is a guess on the safe side (MONAI's UNet and its like need 200 to 1000), which what
+    `ForeignNetwork` measures comes before.
     """
+    if config.foreign:
+        return FOREIGN_BYTES
     channels = FieldType(config.levels[0]).channels
     return 4 * (7 * channels + 2 * config.out_channels + config.in_channels)
 

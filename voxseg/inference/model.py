@@ -13,27 +13,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from voxseg.data.labels import LabelTable
+from voxseg.data.preparation import PreparationConfig
 from voxseg.errors import UserError
 from voxseg.inference.locate import locate_model
 from voxseg.networks import NetworkConfig, build_network
 
-__all__ = ["Model", "ModelConfig", "PostprocessingConfig", "PreparationConfig", "load_model"]
-
-
-class PreparationConfig(BaseModel):
-    """The `preparation` block: from a scan to what the network sees.
-
-    Attributes:
-        spacing: mm of the isotropic working grid, the one that the network was trained on.
-        crop: whether only the box around the head is segmented (`prepare.head_grid`), or the whole volume.
-        margin: mm of that box around the head, at least.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    spacing: Annotated[float, Field(gt=0)]
-    crop: bool = True
-    margin: Annotated[float, Field(ge=0)] = 8.0
+__all__ = ["Model", "ModelConfig", "OutputConfig", "PaintedRegion", "PostprocessingConfig", "load_model"]
 
 
 class PostprocessingConfig(BaseModel):
@@ -49,6 +34,33 @@ class PostprocessingConfig(BaseModel):
     largest_component: bool = True
 
 
+class PaintedRegion(BaseModel):
+    """One output of a network whose outputs overlap.
+
+    Attributes:
+        name: for people.
+        label: the id that voxels in the region get, unless a later region covers them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(min_length=1)]
+    label: Annotated[int, Field(ge=1)]
+
+
+class OutputConfig(BaseModel):
+    """The `output` block: what the channels of the network mean.
+
+    Attributes:
+        regions: one for each channel, which is a logit of its own; painted in this order. Without any, the channels
+            are the background and the labels of the table, and exclude each other.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    regions: tuple[PaintedRegion, ...] = ()
+
+
 class ModelConfig(BaseModel):
     """A model's `config.yaml`; blocks not listed here (how it was trained) are not needed to run it."""
 
@@ -59,6 +71,7 @@ class ModelConfig(BaseModel):
     description: str = ""
     network: NetworkConfig
     preparation: PreparationConfig
+    output: OutputConfig = OutputConfig()
     postprocessing: PostprocessingConfig = PostprocessingConfig()
 
 
@@ -69,7 +82,8 @@ class Model:
     Attributes:
         config: its `config.yaml`.
         table: its label table; the network's class k is row k - 1, class 0 the background.
-        network: `[1, C, X, Y, Z]` to logits `[1, len(table) + 1, X, Y, Z]`, folded for inference, on the CPU.
+        network: `[1, C, X, Y, Z]` to logits `[1, K, X, Y, Z]`, in evaluation mode. C are the images of
+            `preparation.images` in their order; K the background and the labels, or the regions of `output`.
     """
 
     config: ModelConfig
@@ -77,10 +91,15 @@ class Model:
     network: nn.Module
 
 
-def load_model(model: str | Path) -> Model:
-    """Read a model by its packaged name or from its folder.
+def load_model(model: str | Path, allow_import: bool = False) -> Model:
+    """Read a model by its packaged name or from its folder; its network is folded for inference, on the CPU.
 
     Only safetensors are read: no pickled code is ever run.
+
+    Args:
+        model: as `locate_model` takes it.
+        allow_import: whether a network may be imported that is not voxseg's. That runs code which the folder chooses,
+            so that the folder has to be trusted.
 
     Raises:
         UserError: if there is no such model, or its files are damaged or do not belong together.
@@ -88,13 +107,11 @@ def load_model(model: str | Path) -> Model:
     folder = locate_model(model)
     config = _read_config(folder / "config.yaml")
     table = LabelTable.read(folder / "labels.csv")
-    classes = config.network.out_channels
-    if classes != len(table) + 1:
-        problem = f"has {len(table)} labels for a network of {classes} classes (background included)"
-        raise UserError(folder / "labels.csv", problem, "give the table that the model was trained with")
-    if config.network.in_channels != 1:
-        problem = f"the model wants {config.network.in_channels} images of a person at once"
-        raise UserError(folder / "config.yaml", problem, "give a model for single scans")
+    _check_agreement(folder, config, table)
+    if config.network.foreign and not allow_import:
+        problem = f"the network {config.network.architecture} would be imported, which runs code that is not voxseg's"
+        remedy = "if you trust this folder, give --allow-import (in Python: allow_import=True)"
+        raise UserError(folder / "config.yaml", problem, remedy)
     network = build_network(config.network)
     weights = folder / "model.safetensors"
     try:
@@ -105,6 +122,25 @@ def load_model(model: str | Path) -> Model:
         problem = "does not hold the weights of the network in config.yaml"
         raise UserError(weights, problem, "copy the model folder again") from error
     return Model(config, table, network.fold())
+
+
+def _check_agreement(folder: Path, config: ModelConfig, table: LabelTable) -> None:
+    """Refuse a config whose parts, or whose label table, do not belong together."""
+    channels, regions, images = config.network.out_channels, config.output.regions, config.preparation.images
+    remedy = "give the table that the model was trained with"
+    if not regions and channels != len(table) + 1:
+        problem = f"has {len(table)} labels for a network of {channels} classes (background included)"
+        raise UserError(folder / "labels.csv", problem, remedy)
+    for region in regions:
+        if region.label not in table.ids:
+            problem = f"lacks the label {region.label} of the region '{region.name}'"
+            raise UserError(folder / "labels.csv", problem, remedy)
+    if regions and channels != len(regions):
+        problem = f"has {len(regions)} regions for a network of {channels} outputs"
+        raise UserError(folder / "config.yaml", problem, "copy the model folder again")
+    if config.network.in_channels != len(images):
+        problem = f"the network takes {config.network.in_channels} images, preparation has {', '.join(images)}"
+        raise UserError(folder / "config.yaml", problem, "copy the model folder again")
 
 
 def _read_config(path: Path) -> ModelConfig:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import difflib
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..steerable import FieldType
+
+ARCHITECTURES = ("steerable_unet", "plain_unet")
+"""The packaged networks by name."""
+
+IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 class NetworkConfig(BaseModel):
@@ -19,7 +26,15 @@ class NetworkConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    architecture: Literal["steerable_unet", "plain_unet"] = Field("steerable_unet", description="network by name")
+    architecture: Annotated[str, Field(min_length=1)] = Field(
+        "steerable_unet",
+        description="steerable_unet, plain_unet, or the import path of another network, such as "
+        "`monai.networks.nets:UNet`; it is called with `arguments` and of the keys below reads `multiple_of` alone",
+    )
+    arguments: dict[str, Any] = Field(default_factory=dict, description="of another network's constructor")
+    multiple_of: Annotated[int, Field(ge=1)] = Field(
+        1, description="voxels of each axis that another network needs a multiple of; inputs are padded"
+    )
     in_channels: Annotated[int, Field(ge=1)] = 1
     out_channels: Annotated[int, Field(ge=1)] = Field(2, description="classes, background included")
     levels: Annotated[tuple[str, ...], Field(min_length=1)] = (
@@ -59,6 +74,22 @@ class NetworkConfig(BaseModel):
         description="further outputs at the finest level: name and field type, such as `pose: 2x1e`",
     )
 
+    @property
+    def foreign(self) -> bool:
+        """Whether the network is imported from elsewhere: building it runs code that is not ours."""
+        return ":" in self.architecture
+
+    @field_validator("architecture")
+    @classmethod
+    def _known_or_import_path(cls, name: str) -> str:
+        if name in ARCHITECTURES or IMPORT_PATH.fullmatch(name):
+            return name
+        if ":" in name or "." in name:
+            raise ValueError(f"'{name}' is no import path: write it as package.module:Class")
+        nearest = difflib.get_close_matches(name, ARCHITECTURES, n=1, cutoff=0.4)
+        hint = f"did you mean '{nearest[0]}'?" if nearest else f"there are {' and '.join(ARCHITECTURES)}."
+        raise ValueError(f"there is no network '{name}', {hint} Others are given as package.module:Class")
+
     @field_validator("levels")
     @classmethod
     def _levels_are_field_types(cls, levels: tuple[str, ...]) -> tuple[str, ...]:
@@ -70,6 +101,11 @@ class NetworkConfig(BaseModel):
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> NetworkConfig:
+        if self.foreign:
+            return self
+        if self.arguments or self.multiple_of != 1:
+            key = "arguments" if self.arguments else "multiple_of"
+            raise ValueError(f"{key} is for networks given by their import path, and {self.architecture} is none")
         depth = len(self.levels)
         if len(self.encoder_convolutions) != depth:
             raise ValueError(f"encoder_convolutions has {len(self.encoder_convolutions)} entries for {depth} levels")

@@ -1,29 +1,37 @@
-"""Networks by name."""
+"""Networks by name, or by the path that they are imported from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from .config import NetworkConfig
+from .foreign import ForeignNetwork
 from .layers import PlainLayers, SteerableLayers
-from .unet import Spacing, UNet
+from .unet import LayerFactory, Spacing, UNet
 
-_BUILDERS: dict[str, Callable[[NetworkConfig, Spacing | None], UNet]] = {
-    "steerable_unet": lambda config, spacing: UNet(config, SteerableLayers(config), spacing),
-    "plain_unet": lambda config, spacing: UNet(config, PlainLayers(config), spacing),
+_LAYERS: dict[str, Callable[[NetworkConfig], LayerFactory]] = {
+    "steerable_unet": SteerableLayers,
+    "plain_unet": PlainLayers,
 }
 
 
 def networks() -> list[str]:
     """The names that a config may give as its architecture."""
-    return list(_BUILDERS)
+    return list(_LAYERS)
 
 
-def build_network(config: NetworkConfig, grid_spacing: Spacing | None = None) -> UNet:
+def build_network(config: NetworkConfig, grid_spacing: Spacing | None = None) -> UNet | ForeignNetwork:
     """Build a network with fresh weights from torch's random state.
+
+    A network given by its import path is imported, which runs its code.
 
     Args:
         config: the network.
         grid_spacing: mm between voxels of the input along x, y, z; by default the config's own.
+
+    Raises:
+        UserError: if a network given by its import path cannot be imported or does not fit the config.
     """
-    return _BUILDERS[config.architecture](config, grid_spacing)
+    if config.foreign:
+        return ForeignNetwork(config)
+    return UNet(config, _LAYERS[config.architecture](config), grid_spacing)

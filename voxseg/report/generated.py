@@ -1,4 +1,4 @@
-"""Generated pairs of scan and labels as files that a person can open."""
+"""Generated scans and their labels as files that a person can open, with a picture of them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxseg.data.geometry import Geometry
-from voxseg.data.labels import LabelScheme, LabelTable
+from voxseg.data.label_scheme import LabelScheme
+from voxseg.data.labels import LabelTable
 from voxseg.data.segmentation import write_segmentation
 from voxseg.data.staging import staged
 from voxseg.data.synthesis import GeneratorConfig, LabelMaps, ScanGenerator
+from voxseg.data.tumours import TABLE, GeneratedCase, TumourConfig, generate_case, write_case
 from voxseg.data.volume import Volume
 from voxseg.errors import UserError
+from voxseg.report.case_sheet import case_sheet
 from voxseg.report.contact_sheet import contact_sheet, save_figure
 
 SHEET_ROWS = 12
@@ -42,10 +45,7 @@ def write_samples(
     """
     generator = ScanGenerator(LabelMaps.read(maps, scheme), config)
     table = generator.maps.table
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(output, f"cannot be made ({error.strerror})", "choose another folder with -o") from None
+    _make(output)
     scans, classes = [], []
     for k in range(number):
         scan, target = (tensor.squeeze().numpy() for tensor in generator.sample((seed, k)))
@@ -57,6 +57,40 @@ def write_samples(
     table.write(output / "labels.csv")
     with staged(output / "contact_sheet.png") as (path,):
         save_figure(contact_sheet(scans, classes, table, titles), path)
+
+
+def write_tumours(config: TumourConfig, output: Path, number: int, seed: int) -> None:
+    """Write generated heads with tumours as a data set in the layout of BraTS 2020, and a contact sheet.
+
+    Case k, counted from 1, is ``generate_case(config, (seed, k))``: more cases leave the first ones as they are. Files
+    of an earlier run with the same names are replaced.
+
+    Args:
+        config: how they are generated.
+        output: folder for Generated_001/Generated_001_flair.nii.gz, ..., and contact_sheet.png.
+        number: how many cases.
+        seed: decides everything.
+
+    Raises:
+        UserError: if the folder cannot be written to.
+    """
+    _make(output)
+    shown: dict[str, GeneratedCase] = {}
+    for k in range(1, number + 1):
+        case = generate_case(config, (seed, k))
+        write_case(output / f"Generated_{k:03d}", case)
+        if k <= SHEET_ROWS:
+            shown[f"{k:03d}"] = case
+    cases = [(title, case.images, TABLE.to_classes(case.labels)) for title, case in shown.items()]
+    with staged(output / "contact_sheet.png") as (path,):
+        save_figure(case_sheet(cases, TABLE), path)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(folder, f"cannot be made ({error.strerror})", "choose another folder with -o") from None
 
 
 def _write_pair(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from voxseg.data.geometry import Geometry
 from voxseg.data.labels import LabelTable
+from voxseg.data.views import VIEWS, View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,29 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["draw_qc"]
 
 AROUND = 20.0  # mm shown around the structures
+LEAST = 150.0  # mm shown along each axis, as far as the scan goes: a lesion is looked at within its organ
+LINE = 0.7  # outlines run 0.2 voxels inside of their structures, so that those of neighbours lie side by side
 BACKGROUND, TEXT, LETTERS = "black", "#c8c8c8", "#ffd24a"
 PANEL_INCHES = 3.6  # height of the highest panel
 DPI = 130
-
-
-@dataclass(frozen=True)
-class _View:
-    """How a plane is shown: the canonical axis that it cuts, those that run across and up, the letters at its sides."""
-
-    name: str
-    cut: int
-    across: int
-    up: int
-    mirrored: bool
-    letters: tuple[str, str, str, str]  # left, right, bottom, top
-
-
-# Radiological convention: the patient faces the reader, so the left is on the right of the picture.
-VIEWS = (
-    _View("axial", 2, 0, 1, True, ("R", "L", "P", "A")),
-    _View("coronal", 1, 0, 2, True, ("R", "L", "I", "S")),
-    _View("sagittal", 0, 1, 2, True, ("A", "P", "I", "S")),
-)
 
 
 def draw_qc(
@@ -110,25 +93,50 @@ def _where(classes: NDArray[np.uint8], spacing: tuple[float, ...]) -> tuple[list
     """The voxel through which the planes go, and the part of the volume shown.
 
     On each axis the plane is the one on which most is seen: the sum over the structures of their area there, each as a
-    fraction of its largest. The middle of a brain would be the gap between its halves.
+    fraction of its largest. The middle of a brain would be the gap between its halves. The structures are sampled
+    within their box alone, so that a small lesion in a large scan is not missed.
     """
-    stride = max(1, round((classes.size / 2**20) ** (1 / 3)))
-    sample = np.ascontiguousarray(classes[::stride, ::stride, ::stride])
+    box = _box(classes)
+    if box is None:
+        return [n // 2 for n in classes.shape], [slice(0, n) for n in classes.shape]
+    inner = classes[box]
+    stride = max(1, round((inner.size / 2**20) ** (1 / 3)))
+    sample = np.ascontiguousarray(inner[::stride, ::stride, ::stride])
+    if not sample.any():
+        stride, sample = 1, np.ascontiguousarray(inner)
     found = int(sample.max())
     point, shown = [], []
-    for axis, (length, step) in enumerate(zip(classes.shape, spacing, strict=True)):
-        if not found:
-            point.append(length // 2)
-            shown.append(slice(0, length))
-            continue
+    for axis, (length, step, used) in enumerate(zip(classes.shape, spacing, box, strict=True)):
         position = np.arange(sample.shape[axis]).reshape([-1 if a == axis else 1 for a in range(3)])
         both = (position * (found + 1) + sample).ravel()
         areas = np.bincount(both, minlength=sample.shape[axis] * (found + 1)).reshape(-1, found + 1)[:, 1:]
         score = (areas / np.maximum(areas.max(axis=0), 1)).sum(axis=1)
-        point.append(min(int(score.argmax()) * stride, length - 1))
-        used, margin = np.flatnonzero(areas.any(axis=1)) * stride, round(AROUND / step)
-        shown.append(slice(max(int(used[0]) - margin, 0), min(int(used[-1]) + margin + 1, length)))
+        point.append(used.start + int(score.argmax()) * stride)
+        shown.append(_shown(used, length, step))
     return point, shown
+
+
+def _box(classes: NDArray[np.uint8]) -> tuple[slice, ...] | None:
+    """The smallest box that holds all structures; None if there are none."""
+    box: list[slice] = []
+    for axis in range(3):
+        within = classes[tuple(box)]
+        places = np.flatnonzero(within.any(axis=tuple(a for a in range(3) if a != axis)))
+        if not len(places):
+            return None
+        box.append(slice(int(places[0]), int(places[-1]) + 1))
+    return tuple(box)
+
+
+def _shown(used: slice, length: int, step: float) -> slice:
+    """The part of an axis that is shown: `AROUND` the structures, and not less than `LEAST`, within the scan."""
+    margin = round(AROUND / step)
+    low, high = max(used.start - margin, 0), min(used.stop + margin, length)
+    wanted = min(math.ceil(LEAST / step), length)
+    if high - low < wanted:
+        low = min(max(low - (wanted - (high - low)) // 2, 0), length - wanted)
+        high = low + wanted
+    return slice(low, high)
 
 
 def _grey_window(scan: NDArray[Any], shown: list[slice]) -> tuple[float, float]:
@@ -140,7 +148,7 @@ def _grey_window(scan: NDArray[Any], shown: list[slice]) -> tuple[float, float]:
 
 def _draw_plane(
     axes: Axes,
-    view: _View,
+    view: View,
     scan: NDArray[Any],
     classes: NDArray[np.uint8],
     point: list[int],
@@ -169,9 +177,10 @@ def _draw_plane(
         aspect="equal",
     )
     x, y = (np.arange(-1, columns + 1) + 0.5) * across, (np.arange(-1, rows + 1) + 0.5) * up
-    for k in np.unique(plane[plane > 0]):
+    present, areas = np.unique(plane[plane > 0], return_counts=True)
+    for k in present[np.argsort(-areas, kind="stable")]:  # the small last, or those around would hide their outlines
         colour = table[int(k) - 1].colour
-        axes.contour(x, y, np.pad(plane == k, 1), levels=[0.5], colors=[colour], linewidths=0.9)
+        axes.contour(x, y, np.pad(plane == k, 1), levels=[LINE], colors=[colour], linewidths=0.9)
     axes.set_axis_off()
     axes.set_xlim((columns * across, 0) if view.mirrored else (0, columns * across))
     axes.set_ylim(0, rows * up)

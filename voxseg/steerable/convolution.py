@@ -90,6 +90,7 @@ class SteerableConv3d(nn.Module):
         # of the state.
         self._coupled: dict[tuple[Lattice, torch.device], dict[str, Tensor]] = {}
 
+    @torch.compiler.disable  # the kernels depend on the grid by cached float arithmetic, which dynamo cannot trace
     def forward(self, x: Tensor) -> Tensor:
         """Convolve; see the class for shapes."""
         if x.dim() != 5 or x.shape[1] != self.field_in.channels:

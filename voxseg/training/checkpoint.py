@@ -16,7 +16,7 @@ from torch import nn
 import voxseg
 from voxseg.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -27,6 +27,7 @@ class TrainingState:
         network: the network under training.
         averaged: its twin that holds the averaged weights.
         optimiser: the optimiser of `network`.
+        scaler: of the loss, for float16; does nothing otherwise.
         step: optimiser steps taken.
         seconds: time spent so far, over all parts of the run.
     """
@@ -34,6 +35,7 @@ class TrainingState:
     network: nn.Module
     averaged: nn.Module
     optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
     step: int = 0
     seconds: float = 0.0
 
@@ -46,6 +48,7 @@ class TrainingState:
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "random": random_states(),
             "config": config,
             "versions": versions(),
@@ -56,6 +59,8 @@ class TrainingState:
         self.network.load_state_dict(contents["network"])
         self.averaged.load_state_dict(contents["averaged"])
         self.optimiser.load_state_dict(contents["optimiser"])
+        if self.scaler.is_enabled() and contents["scaler"]:
+            self.scaler.load_state_dict(contents["scaler"])
         self.step = contents["step"]
         self.seconds = contents["seconds"]
         set_random_states(contents["random"])

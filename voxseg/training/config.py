@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from voxseg.data.labels import LabelScheme
+from voxseg.data.config import AugmentationConfig, DatasetConfig, WindowConfig
+from voxseg.data.label_scheme import LabelScheme
+from voxseg.data.preparation import PreparationConfig
 from voxseg.data.synthesis import GeneratorConfig
+from voxseg.errors import UserError
+from voxseg.inference.model import PostprocessingConfig
 from voxseg.networks import NetworkConfig
 from voxseg.training.config_errors import explain
 from voxseg.training.config_file import assign, read_yaml, split_override
@@ -21,16 +26,6 @@ Count = Annotated[int, Field(ge=1)]
 
 class _Block(BaseModel):
     model_config = ConfigDict(extra="forbid")
-
-
-class DataConfig(_Block):
-    """Where the training data lie; `voxseg train --data` sets it.
-
-    Attributes:
-        label_maps: folder of label maps from which scans are generated. Relative to the working directory.
-    """
-
-    label_maps: Path | None = None
 
 
 class OptimiserConfig(_Block):
@@ -50,13 +45,15 @@ class OptimiserConfig(_Block):
 
 
 class ScheduleConfig(_Block):
-    """Linear warm-up, then half a cosine over the rest of the steps.
+    """Linear warm-up, then a decay over the rest of the steps.
 
     Attributes:
+        decay: "cosine": half a cosine; "polynomial": the power 0.9 of what is left, as nnU-Net has it.
         warmup: steps of the warm-up.
         final_learning_rate: the rate of the last step.
     """
 
+    decay: Literal["cosine", "polynomial"] = "cosine"
     warmup: Annotated[int, Field(ge=0)] = 100
     final_learning_rate: NotNegative = 1e-5
 
@@ -88,17 +85,26 @@ class AveragingConfig(_Block):
 
 
 class ValidationConfig(_Block):
-    """Dice of the averaged weights on generated windows that are the same all through the run.
+    """Dice of the averaged weights, upright and turned, on what is never trained on.
+
+    Generated scans: windows that are the same all through the run. A data set: whole cases of the fold in their own
+    grids, as `voxseg predict` would segment them.
 
     Attributes:
         every: steps between two validations.
-        windows: how many windows.
+        windows: how many generated windows.
+        cases: how many cases of the fold, spread evenly over it; all of them if it is null.
         seed: which windows; they are never those of the training.
+        turned_deg: angle of the turned pose, about an odd axis; 0 leaves it out.
+        patience: validations without a better mean Dice after which the run ends; null goes on to the last step.
     """
 
     every: Count = 250
     windows: Count = 8
+    cases: Count | None = None
     seed: Annotated[int, Field(ge=0)] = 0
+    turned_deg: Annotated[float, Field(ge=0, le=180)] = 40.0
+    patience: Count | None = None
 
 
 class CheckpointConfig(_Block):
@@ -114,27 +120,36 @@ class CheckpointConfig(_Block):
 
 
 class TrainingConfig(_Block):
-    """A whole training run.
+    """A whole training run, on scans generated from label maps (`generator`) or on a data set (`dataset`).
 
     Attributes:
         name: of the model, and of the run folder if none is given.
         description: one line for the model card.
         licence: of the trained weights, for the model card.
-        seed: of the initial weights and of all samples.
+        seed: of the initial weights, of all samples and of the division into folds.
         steps: optimiser steps in the whole run. May be raised for a run that is resumed.
-        batch: samples a step.
+        batch: samples a step and process.
+        accumulate: parts that the batch is computed in, one after the other, to save memory.
         precision: of the network's arithmetic; weights, loss and optimiser stay float32.
+        compile: whether `torch.compile` translates the network first, all but the steerable convolutions: 1.2 times as
+            fast on one core after 90 s of compiling (48³ window, `configs/brain.yaml`).
         log_every: steps between two lines of progress where there is no terminal to draw a bar on.
-        data: where the label maps lie.
+        data: folder of the label maps or of the data set; `voxseg train --data` sets it.
+        generator: how scans are generated from label maps.
+        dataset: how the cases of a data set are found and divided.
+        preparation: from scans to what the network sees.
+        windows: what is cut from a case of a data set.
+        augmentation: of those windows.
+        postprocessing: from what the network says to the segmentation.
         labels: the structures predicted.
-        generator: how scans are generated.
-        network: the architecture. `out_channels` follows from `labels`, `spacing` from `generator`.
+        network: the architecture. `in_channels`, `out_channels` and `spacing` follow from the blocks above.
         optimiser: AdamW.
         schedule: of the learning rate.
         loss: soft Dice plus cross-entropy.
         averaging: of the weights.
         validation: what is measured during the run.
         checkpoint: how often the run is saved.
+        loggers: where metrics go besides `metrics.csv` and TensorBoard.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -143,11 +158,18 @@ class TrainingConfig(_Block):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     steps: Count
     batch: Count = 1
-    precision: Literal["float32", "bfloat16"] = "float32"
+    accumulate: Count = 1
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
     log_every: Count = 50
-    data: DataConfig = DataConfig()
+    data: Path | None = None
+    generator: GeneratorConfig | None = None
+    dataset: DatasetConfig | None = None
+    preparation: PreparationConfig
+    windows: WindowConfig = WindowConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    postprocessing: PostprocessingConfig = PostprocessingConfig()
     labels: LabelScheme
-    generator: GeneratorConfig = GeneratorConfig()
     network: NetworkConfig
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -155,47 +177,69 @@ class TrainingConfig(_Block):
     averaging: AveragingConfig = AveragingConfig()
     validation: ValidationConfig = ValidationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    loggers: tuple[Literal["mlflow"], ...] = ()
 
     @model_validator(mode="before")
     @classmethod
     def _derive(cls, values: Any) -> Any:
-        """Fills in what the labels and the generator decide about the network, so that a config says it once."""
-        if not isinstance(values, dict) or not isinstance(values.get("network", {}), dict):
+        """Fills in what one block decides about another, so that a config says it once."""
+        if not isinstance(values, dict):
             return values
-        labels, generator = values.get("labels"), values.get("generator", {})
-        network = dict(values.get("network", {}))
-        if isinstance(labels, dict) and isinstance(labels.get("classes"), list):
-            network.setdefault("out_channels", len(labels["classes"]) + 1)
-        if isinstance(generator, dict):
-            spacing = generator.get("spacing", GeneratorConfig.model_fields["spacing"].default)
-            network.setdefault("spacing", spacing)
-        return {**values, "network": network}
+        values = dict(values)
+        generator, preparation = values.get("generator"), values.get("preparation")
+        if preparation is None and values.get("dataset") is None:
+            given = generator if isinstance(generator, dict) else {}
+            spacing = given.get("spacing", GeneratorConfig.model_fields["spacing"].default)
+            values["preparation"] = preparation = {"spacing": spacing}
+        network = values.get("network", {})
+        if isinstance(network, dict):
+            values["network"] = network = dict(network)
+            with contextlib.suppress(ValidationError):  # told later, with the key
+                network.setdefault("out_channels", LabelScheme.model_validate(values.get("labels")).channels)
+            if isinstance(preparation, dict):
+                if "spacing" in preparation:
+                    network.setdefault("spacing", preparation["spacing"])
+                if isinstance(preparation.get("images"), dict):
+                    network.setdefault("in_channels", len(preparation["images"]))
+            if ":" in str(network.get("architecture", "")) and isinstance(values.get("loss", {}), dict):
+                # How many outputs a network from elsewhere has is its own affair; the first is always there.
+                values["loss"] = {"deep_supervision": [1.0], **values.get("loss", {})}
+        return values
 
     @model_validator(mode="after")
     def _agree(self) -> TrainingConfig:
-        outputs = len(self.labels.classes) + 1
-        if self.network.out_channels != outputs:
-            raise ValueError(
-                f"network.out_channels is {self.network.out_channels}, but labels.classes makes it {outputs}"
-            )
-        if self.network.spacing != self.generator.spacing:
-            raise ValueError(
-                f"network.spacing is {self.network.spacing}, but generator.spacing is {self.generator.spacing}"
-            )
+        network, preparation, generator = self.network, self.preparation, self.generator
+        if (generator is None) == (self.dataset is None):
+            raise ValueError("needs one of the blocks generator (scans from label maps) and dataset, and not both")
+        expected = [
+            ("out_channels", network.out_channels, self.labels.channels, "labels"),
+            ("in_channels", network.in_channels, len(preparation.images), "preparation.images"),
+            ("spacing", network.spacing, preparation.spacing, "preparation.spacing"),
+        ]
+        for key, given, derived, source in expected:
+            if given != derived:
+                raise ValueError(f"network.{key} is {given}, but {source} makes it {derived}")
+        if generator is not None and generator.spacing != preparation.spacing:
+            raise ValueError(f"preparation.spacing is {preparation.spacing}, but generator.spacing {generator.spacing}")
+        if self.batch % self.accumulate:
+            raise ValueError(f"accumulate is {self.accumulate}, which does not divide the batch of {self.batch}")
         return self
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
+def load_config(path: Path, overrides: Sequence[str] = (), images: Sequence[str] = ()) -> TrainingConfig:
     """Reads a config file.
 
     Args:
         path: a YAML file.
         overrides: `key=value` with a dotted key and a YAML value, such as `optimiser.learning_rate=0.003`.
+        images: those of `preparation.images` to keep, in the order of the network's channels; all of them by default.
 
     Raises:
         UserError: the file cannot be read, is not YAML, or has an unknown or wrong key; the message names it.
     """
     values = read_yaml(path)
+    if images:
+        _keep_images(values, images, path.name)
     given = [split_override(override) for override in overrides]
     for key, value in given:
         assign(values, key, value)
@@ -203,6 +247,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
         return TrainingConfig.model_validate(values)
     except ValidationError as error:
         raise explain(TrainingConfig, error, path.name, [key for key, _ in given]) from None
+
+
+def _keep_images(values: dict[str, Any], names: Sequence[str], file: str) -> None:
+    """Leaves only some of the images that a config names."""
+    known = (values.get("preparation") or {}).get("images") or {}
+    for name in names:
+        if name not in known:
+            raise UserError(f"--images {name}", "is not in preparation.images", f"{file} has {', '.join(known)}")
+    values["preparation"]["images"] = {name: known[name] for name in names}
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

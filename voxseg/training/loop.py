@@ -6,27 +6,29 @@ import copy
 import math
 import signal
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from voxseg.data.synthesis import LabelMaps, ScanGenerator
 from voxseg.errors import UserError
 from voxseg.networks import build_network
 from voxseg.training.checkpoint import TrainingState
 from voxseg.training.config import TrainingConfig
-from voxseg.training.config_file import read_yaml
-from voxseg.training.environment import StopSignals, seed_everything, select_device
-from voxseg.training.losses import deep_supervision_loss
+from voxseg.training.data import open_data, resolve_data
+from voxseg.training.distributed import SINGLE, Processes, join_processes
+from voxseg.training.environment import StopSignals, seed_everything
 from voxseg.training.progress import Display
-from voxseg.training.run import Recorder, Run, check_folder, take_up
+from voxseg.training.recorder import Recorder, SilentRecorder
+from voxseg.training.run import Run, check_folder, take_up
 from voxseg.training.samples import SampleSource
-from voxseg.training.schedule import averaging_decay, learning_rate, update_average
-from voxseg.training.validation import Validation, mean_dice
+from voxseg.training.step import Step, to_device
+from voxseg.training.validation import Validation, mean_dice, merge
+
+NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory")
 
 
 @dataclass
@@ -37,130 +39,131 @@ class Outcome:
         step: steps taken.
         signal: what stopped it early, or None.
         dice: mean Dice of the latest validation; NaN if there was none.
+        exhausted: whether it ended because the validation did not improve any more.
     """
 
     step: int
     signal: signal.Signals | None
     dice: float
+    exhausted: bool = False
 
 
 def train(config: TrainingConfig, folder: Path, device: str = "auto", resume: bool = False) -> Outcome:
-    """Trains a network on generated scans, or goes on with a run.
+    """Trains a network, or goes on with a run; under `torchrun`, together with its other processes.
 
     Seeds the global random states of Python, numpy and torch.
 
     Args:
-        config: the run. `data.label_maps` has to be set, except that a run to go on with knows its own.
+        config: the run. `data` has to be set, except that a run to go on with knows its own.
         folder: of the run: new, or with `resume` that of the run to go on with.
         device: "auto", "cpu", "cuda" or "mps".
         resume: whether to go on with a run.
 
     Raises:
-        UserError: the folder is taken or holds no run to go on with, the config does not fit the run, there are no
-            label maps, there is no such device, or the loss stops being a number.
+        UserError: the folder is taken or holds no run to go on with, the config does not fit the run or the data,
+            there is no such device, the memory is not enough, or the loss stops being a number.
     """
-    place = select_device(device)
-    check_folder(folder, resume)
-    label_maps = config.data.label_maps
-    if label_maps is None and resume:
-        label_maps = (read_yaml(folder / "config.yaml").get("data") or {}).get("label_maps")
-    if label_maps is None:
-        raise UserError("data.label_maps", "is not set", "give the folder of the label maps with --data FOLDER")
-    config = config.model_copy(deep=True)
-    config.data.label_maps = Path(label_maps).resolve()
-
-    maps = LabelMaps.read(config.data.label_maps, config.labels, place)
-    source = ScanGenerator(maps, config.generator, place)
-    seed_everything(config.seed)
-    network = build_network(config.network)
-    return fit(Run(folder, config, config.labels.table(), place), network, source, resume)
+    with join_processes(device) as (processes, place):
+        processes.leader_does(lambda: check_folder(folder, resume))
+        config = resolve_data(config, folder, resume)
+        if config.precision == "float16" and place.type != "cuda":
+            raise UserError("precision", f"float16 is for CUDA, this is {place.type}", "use bfloat16 or float32")
+        run = Run(folder, config, config.labels.predicted(), place)
+        data = open_data(run, processes)
+        run.facts |= data.facts
+        seed_everything(config.seed)
+        network = build_network(config.network)
+        return fit(run, network, data.source, data.validation, resume, processes)
 
 
-def fit(run: Run, network: nn.Module, source: SampleSource, resume: bool = False) -> Outcome:
+def fit(
+    run: Run,
+    network: nn.Module,
+    source: SampleSource,
+    validation: Validation | None,
+    resume: bool = False,
+    processes: Processes = SINGLE,
+) -> Outcome:
     """The training loop.
 
     Args:
         run: the folder and the config.
         network: where `network(x, deep_supervision=True)` gives logits, finest first.
-        source: of the samples; step k, from 0, takes those of the seed `(config.seed, k, 0)`.
+        source: of the samples.
+        validation: what is measured during the run.
         resume: whether to go on from the checkpoint in the folder.
+        processes: this one among those that train together.
 
     Raises:
-        UserError: the config does not fit the run, or the loss stops being a number.
+        UserError: as `train` does.
     """
-    config, optimisation = run.config, run.config.optimiser
+    config = run.config
     network = to_device(network, run.device).train()
     averaged = copy.deepcopy(network).eval().requires_grad_(False)
-    state = TrainingState(network, averaged, torch.optim.AdamW(network.parameters()))
-    validation = Validation(source, config.validation.windows, config.validation.seed, config.network.out_channels)
+    scaler = torch.amp.GradScaler(run.device.type, enabled=config.precision == "float16")
+    state = TrainingState(network, averaged, torch.optim.AdamW(network.parameters()), scaler)
 
     with ExitStack() as stack:
-        display = stack.enter_context(Display(config.steps, config.log_every))
+        display = stack.enter_context(Display(config.steps, config.log_every, silent=not processes.leads))
         if resume:
             take_up(run, state, display)
-        recorder = stack.enter_context(Recorder(run, state, display))
+        processes.wait()  # the first writes into the folder from here on
+        recorder = Recorder(run, state, display) if processes.leads else SilentRecorder(state)
+        stack.enter_context(recorder)
         stop = stack.enter_context(StopSignals())
+        step = Step(run, state, source, processes)
         display.start(state.step)
         saved_at = time.monotonic()
+        received: signal.Signals | None = None
+        patience = config.validation.patience or math.inf
+        stale = recorder.stale
 
-        while state.step < config.steps and stop.received is None:
+        while state.step < config.steps and received is None and stale < patience:
             started = time.monotonic()
-            scan, target = source.sample((config.seed, state.step, 0), config.batch)
-            outputs = forward(network, scan, config.precision, deep_supervision=True)
-            loss = deep_supervision_loss(outputs, target, config.loss)
-            state.optimiser.zero_grad()
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(network.parameters(), optimisation.clip)
-            _check_finite(run, recorder, loss.item(), norm.item())
-
-            rate = learning_rate(state.step, config.steps, optimisation.learning_rate, config.schedule)
-            for group in state.optimiser.param_groups:
-                group.update(lr=rate, betas=optimisation.betas, weight_decay=optimisation.weight_decay)
-            state.optimiser.step()
-            state.step += 1
-            update_average(averaged, network, averaging_decay(state.step, config.averaging.decay))
-
             result = None
-            if state.step % config.validation.every == 0 or state.step == config.steps:
-                # In float32 whatever the training's precision, as the finished model is used.
-                result = validation.run(lambda x: forward(averaged, x, "float32"), run.device)
+            with _memory_errors(run, state):
+                figures, received = step.take(stop)
+                if validation and (state.step % config.validation.every == 0 or state.step == config.steps):
+                    result = merge(processes.gather(validation.run(averaged, run.device)))
             state.seconds += time.monotonic() - started
-            recorder.record(loss.item(), rate, norm.item(), result)
+            recorder.record(figures, result)
+            stale = int(processes.totals([float(recorder.stale)], run.device)[0])
 
+            # Only the first process writes, so that only its clock matters.
             overdue = time.monotonic() - saved_at >= 60 * config.checkpoint.minutes
             if overdue or state.step % config.checkpoint.steps == 0:
                 recorder.save()
                 saved_at = time.monotonic()
         if recorder.saved_step != state.step:
             recorder.save()
-        finished = state.step >= config.steps
-        return Outcome(state.step, None if finished else stop.received, mean_dice(recorder.dice or []))
+        processes.wait()  # for the files that the first writes
+        finished = state.step >= config.steps or stale >= patience
+        exhausted = finished and state.step < config.steps
+        dice = mean_dice(recorder.latest.dice) if recorder.latest else math.nan
+        return Outcome(state.step, None if finished else received, dice, exhausted)
 
 
-def to_device(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network on its device, in the memory layout in which 3D convolutions are fastest on CPUs."""
-    return network.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-
-
-def forward(network: nn.Module, scan: Tensor, precision: str, **options: Any) -> Any:
-    """The network's outputs for a scan `[B, C, X, Y, Z]`, computed in the precision given."""
-    scan = scan.contiguous(memory_format=torch.channels_last_3d)
-    with torch.autocast(scan.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-        return network(scan, **options)
-
-
-def _check_finite(run: Run, recorder: Recorder, loss: float, norm: float) -> None:
-    """Stops before a step that would spoil the weights.
+@contextmanager
+def _memory_errors(run: Run, state: TrainingState) -> Iterator[None]:
+    """Tells what to lower where the memory is not enough.
 
     Raises:
-        UserError: the loss or its gradient is infinite or not a number.
+        UserError: in the place of torch's errors about that.
     """
-    if math.isfinite(loss) and math.isfinite(norm):
-        return
-    step = recorder.state.step
-    kept = f"the checkpoint of step {recorder.saved_step} is kept: " if recorder.saved_step else ""
-    raise UserError(
-        run.folder,
-        f"the loss is {loss} and its gradient {norm} in step {step + 1} (sample seed {(run.config.seed, step, 0)})",
-        f"{kept}lower optimiser.learning_rate" + (" and go on with --resume" if kept else " and start again"),
-    )
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # Without a GPU torch raises a plain RuntimeError.
+        told = str(error).lower()
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(hint in told for hint in NO_MEMORY):
+            raise
+        config = run.config
+        size = config.generator.window if config.generator else config.windows.size
+        voxels = "whole cases" if size == "whole" else " x ".join(map(str, size))
+        lower = [f"lower {'generator.window' if config.generator else 'windows.size'} (now {voxels})"]
+        if config.batch > config.accumulate:
+            lower.append(f"raise accumulate (batch {config.batch}, accumulate {config.accumulate})")
+        if not config.network.checkpointing:
+            lower.append("set network.checkpointing=true in a new run")
+        problem = f"out of memory on {run.device} after step {state.step}"
+        raise UserError(run.folder, problem, ", or ".join(lower)) from error

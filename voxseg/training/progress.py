@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -71,8 +71,33 @@ def read_metrics(path: Path) -> dict[str, list[float]]:
     return {name: [float(row[k]) if row[k] else math.nan for row in rows] for k, name in enumerate(names)}
 
 
-def open_tensorboard(folder: Path, step: int) -> Any | None:
-    """A TensorBoard writer, or None where tensorboard is not installed.
+class TensorBoard:
+    """TensorBoard events.
+
+    Args:
+        writer: torch's.
+    """
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def log(self, row: Mapping[str, float], step: int) -> None:
+        """Writes the figures of a step, those of each structure in a group of their own."""
+        for name, value in row.items():
+            if name != "step":
+                self._writer.add_scalar(name.replace(" ", "/", 1), value, step)
+
+    def flush(self) -> None:
+        """Writes to the disk what waits to be written."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """The same, and ends."""
+        self._writer.close()
+
+
+def open_tensorboard(folder: Path, step: int) -> TensorBoard | None:
+    """TensorBoard events, or None where tensorboard is not installed.
 
     Args:
         folder: where the event files go.
@@ -82,7 +107,7 @@ def open_tensorboard(folder: Path, step: int) -> Any | None:
         return None
     from torch.utils.tensorboard.writer import SummaryWriter
 
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+    return TensorBoard(SummaryWriter(str(folder), purge_step=step + 1 if step else None))
 
 
 class Display:
@@ -91,9 +116,11 @@ class Display:
     Args:
         steps: steps in the whole run.
         every: steps between two lines where there is no bar.
+        silent: whether to show nothing, as all but one of several processes do.
     """
 
-    def __init__(self, steps: int, every: int) -> None:
+    def __init__(self, steps: int, every: int, silent: bool = False) -> None:
+        self.silent = silent
         self.steps = steps
         self.every = every
         self.dice: float | None = None
@@ -110,12 +137,14 @@ class Display:
 
     def message(self, text: str) -> None:
         """One line, above the bar if there is one."""
+        if self.silent:
+            return
         tqdm.write(text, file=sys.stderr)
 
     def start(self, step: int) -> None:
         """Starts the bar and the clock for the time left, `step` steps having been taken before."""
         self.begun, self.first = time.monotonic(), step
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self.silent:
             self.bar = tqdm(total=self.steps, initial=step, unit="step", file=sys.stderr, smoothing=0.05)
 
     def update(self, row: Row) -> None:
@@ -132,6 +161,27 @@ class Display:
             pace = (time.monotonic() - self.begun) / (step - self.first)
             left = format_seconds((self.steps - step) * pace)
             self.message(f"step {step}/{self.steps}: {figures}, {pace:.2f} s/step, {left} left")
+
+
+def score_table(names: Sequence[str], dice: Sequence[float], turned: Sequence[float] | None, error: float) -> str:
+    """The scores of a validation for people, one line a structure.
+
+    Args:
+        names: of the structures.
+        dice: of each.
+        turned: the same in the turned pose, if it was measured.
+        error: equivariance error, NaN if it was not measured.
+    """
+    width = max(len(name) for name in [*names, "equivariance error"])
+    columns = [dice] if turned is None else [dice, turned]
+    head = f"  {'':{width}}   Dice" + ("  turned" if turned is not None else "")
+    lines = [
+        f"  {name:{width}}  " + "   ".join("    -" if math.isnan(value) else f"{value:5.3f}" for value in row)
+        for name, *row in zip(names, *columns, strict=True)
+    ]
+    if not math.isnan(error):
+        lines.append(f"  {'equivariance error':{width}}  {error:5.3f}")
+    return "\n".join([head, *lines])
 
 
 def format_seconds(seconds: float) -> str:

@@ -11,25 +11,27 @@ from voxseg.training.config import ScheduleConfig
 
 
 def learning_rate(step: int, steps: int, peak: float, config: ScheduleConfig) -> float:
-    """Linear warm-up, then half a cosine down to the final rate.
+    """Linear warm-up, then a decay to the final rate: half a cosine, or the power 0.9 of the share of steps left.
 
     Args:
         step: the optimiser step about to be taken, from 0.
         steps: optimiser steps in the whole run.
         peak: the rate at the end of the warm-up.
-        config: length of the warm-up, and the rate that the last step comes down to.
+        config: length of the warm-up, kind of decay, and the rate that the last step comes down to.
 
     Returns:
         The rate of that step. Raising `steps` between two parts of a run gives the rate of the longer run at once.
 
     Source:
-        Cosine decay: Loshchilov and Hutter, "SGDR" (arXiv 1608.03983), equation 5, without restarts.
+        Cosine decay: Loshchilov and Hutter, "SGDR" (arXiv 1608.03983), equation 5, without restarts. Polynomial decay
+        with the power 0.9: Isensee et al., nnU-Net (doi 10.1038/s41592-020-01008-z).
     """
     warmup, final = config.warmup, config.final_learning_rate
     if step < warmup:
         return peak * (step + 1) / warmup
     done = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
-    return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * done))
+    left = 0.5 * (1 + math.cos(math.pi * done)) if config.decay == "cosine" else (1 - done) ** 0.9
+    return final + (peak - final) * left
 
 
 def averaging_decay(step: int, longest: float) -> float:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from voxseg.data.geometry import Geometry
-from voxseg.inference.resample import apply_axes, axis_matrix, axis_positions, memory_order
+from voxseg.data.resample import apply_axes, axis_matrix, axis_positions, memory_order
 
 
 def centred_positions(count, step, source_count):
@@ -79,7 +79,7 @@ def test_positions_between_grids():
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float32, ">i2"])
 def test_axes_are_taken_through_their_matrices(order, dtype, monkeypatch):
-    monkeypatch.setattr("voxseg.inference.resample.SLAB_BYTES", 4 * 13 * 11 * 3)  # several slabs
+    monkeypatch.setattr("voxseg.data.resample.SLAB_BYTES", 4 * 13 * 11 * 3)  # several slabs
     array = np.asarray(np.random.default_rng(0).integers(0, 200, (13, 11, 17)), dtype=dtype, order=order)
     matrices = [torch.randn(m, n) for m, n in zip((5, 19, 4), array.shape, strict=True)]
     expected = torch.einsum("abc,ia,jb,kc->ijk", torch.from_numpy(array.astype(np.float32)), *matrices)

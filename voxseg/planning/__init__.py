@@ -1,0 +1,1 @@
+"""A config for a new data set: `voxseg plan`."""

@@ -1,0 +1,68 @@
+"""From a config to what the loop needs of the data: samples, and what is validated on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from voxseg.data.label_maps import LabelMaps
+from voxseg.data.synthesis import ScanGenerator
+from voxseg.errors import UserError
+from voxseg.training.config import TrainingConfig
+from voxseg.training.config_file import read_yaml
+from voxseg.training.distributed import Processes
+from voxseg.training.run import Run
+from voxseg.training.samples import GeneratedSource, SampleSource
+from voxseg.training.validation import Validation, WindowValidation
+
+
+@dataclass
+class TrainingData:
+    """What a run trains and validates on.
+
+    Attributes:
+        source: of the samples.
+        validation: None where every case is trained on.
+        facts: as in `Run`.
+    """
+
+    source: SampleSource
+    validation: Validation | None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def resolve_data(config: TrainingConfig, folder: Path, resume: bool) -> TrainingConfig:
+    """The config with the absolute path of its data: its own, or that of the run that is resumed.
+
+    Raises:
+        UserError: neither names any.
+    """
+    data = config.data
+    if data is None and resume:
+        data = read_yaml(folder / "config.yaml").get("data")
+    if data is None:
+        what = "the label maps" if config.generator else "the data set"
+        raise UserError("data", "is not set", f"give the folder of {what} with --data FOLDER")
+    return config.model_copy(update={"data": Path(data).resolve()})
+
+
+def open_data(run: Run, processes: Processes) -> TrainingData:
+    """Opens what the config names; prepares and caches the cases of a data set.
+
+    Raises:
+        UserError: the data do not fit the config; the message names the file.
+    """
+    config = run.config
+    assert config.data is not None
+    if config.generator is not None:
+        maps = LabelMaps.read(config.data, config.labels, run.device)
+        generator = ScanGenerator(maps, config.generator, run.device)
+        scans = GeneratedSource(generator, config.seed, config.batch, config.accumulate, processes.rank)
+        return TrainingData(scans, WindowValidation(generator, config, processes.rank, processes.world))
+    try:
+        from voxseg.training.dataset_run import open_dataset  # with MONAI, which takes seconds
+    except ModuleNotFoundError as error:
+        problem = f"needs the package {error.name}, which is not installed"
+        raise UserError("training on a data set", problem, "pip install 'voxseg[train]'") from error
+    return TrainingData(*open_dataset(run, processes))
