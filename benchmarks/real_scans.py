@@ -23,6 +23,7 @@ from scipy.ndimage import affine_transform
 
 from voxseg.data.geometry import Geometry
 from voxseg.data.label_scheme import LabelScheme
+from voxseg.data.overlap import joint_counts
 from voxseg.data.volume import Volume, read_volume
 from voxseg.inference.locate import locate_model
 from voxseg.inference.model import load_model
@@ -42,8 +43,7 @@ Classes = NDArray[np.uint8]
 
 def dice(found: Classes, truth: Classes, classes: int) -> NDArray[np.float64]:
     """Dice of each class but the background, `[classes]`; NaN where the truth has none."""
-    joint = np.bincount(found.ravel().astype(np.int64) * (classes + 1) + truth.ravel(), minlength=(classes + 1) ** 2)
-    joint = joint.reshape(classes + 1, classes + 1)
+    joint = joint_counts(found, truth, classes + 1)
     size = joint.sum(0) + joint.sum(1)
     scores = np.where(joint.sum(0) > 0, 2 * np.diag(joint) / np.maximum(size, 1), np.nan)
     return scores[1:]

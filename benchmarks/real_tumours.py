@@ -19,6 +19,7 @@ import numpy as np
 from voxseg.data.datasets.case import Case
 from voxseg.data.datasets.find import find_dataset
 from voxseg.data.datasets.read import read_image, read_labels
+from voxseg.data.turning import empty_values, turn_image, turn_labels, turned_grid
 from voxseg.data.volume import Volume
 from voxseg.inference.model import load_model
 from voxseg.inference.predictor import Predictor
@@ -27,7 +28,6 @@ from voxseg.training.config import TrainingConfig, load_config
 from voxseg.training.config_file import find_config
 from voxseg.training.equivariance import AXIS
 from voxseg.training.scores import CaseScore, class_counts
-from voxseg.training.turning import empty_values, turn_image, turn_labels, turned_grid
 
 ANGLES = (0, 15, 30, 45, 60, 90, 120, 150, 180)
 SETTINGS = (

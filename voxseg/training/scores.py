@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxseg.data.label_scheme import LabelScheme
+from voxseg.data.overlap import joint_counts
 from voxseg.training.planes import Plane
 
 __all__ = [
@@ -153,13 +154,8 @@ def class_counts(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], scheme
     Returns:
         `[outputs, 3]` int64.
     """
-    if truth.shape != prediction.shape:
-        raise ValueError(f"the truth has shape {truth.shape}, the prediction {prediction.shape}")
-    size = len(scheme.classes) + 1
-    joint = np.zeros(size * size, dtype=np.int64)
-    for true, predicted in zip(truth, prediction, strict=True):  # all at once would make copies of 8 bytes a voxel
-        joint += np.bincount(true.ravel().astype(np.intp) * size + predicted.ravel(), minlength=size * size)
-    table, members = joint.reshape(size, size), output_members(scheme).astype(np.int64)
+    table = joint_counts(truth, prediction, len(scheme.classes) + 1)
+    members = output_members(scheme).astype(np.int64)
     both = np.einsum("io,ij,jo->o", members, table, members)
     return np.stack([both, members.T @ table.sum(1), members.T @ table.sum(0)], axis=1)
 

@@ -16,6 +16,7 @@ from voxseg.data.datasets.read import read_image, read_labels
 from voxseg.data.geometry import Geometry
 from voxseg.data.preparation import prepare, prepare_labels
 from voxseg.data.synthesis import ScanGenerator
+from voxseg.data.turning import turn_window, turned_case
 from voxseg.data.volume import Volume
 from voxseg.errors import UserError
 from voxseg.inference.memory import DEFAULT_LIMIT, resident_memory
@@ -27,7 +28,6 @@ from voxseg.training.equivariance import AXIS, equivariance_error
 from voxseg.training.model_config import model_config
 from voxseg.training.planes import Plane, cut_planes
 from voxseg.training.scores import CaseScore, CaseView, ValidationResult, class_counts, mean_dice, merge, output_members
-from voxseg.training.turning import turn_window, turned_case
 
 __all__ = [
     "VALIDATION_STREAM",

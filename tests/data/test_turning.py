@@ -7,9 +7,9 @@ from scipy.ndimage import binary_erosion
 
 from voxseg.data.geometry import Geometry
 from voxseg.data.preparation import ImageConfig, PreparationConfig, prepare
+from voxseg.data.turning import empty_values, turn_image, turn_labels, turn_window, turned_case, turned_grid
 from voxseg.testing import rotation_matrix
 from voxseg.training.equivariance import AXIS
-from voxseg.training.turning import empty_values, turn_image, turn_labels, turn_window, turned_case, turned_grid
 
 TURN = rotation_matrix(AXIS, 40).numpy()
 

@@ -1,0 +1,67 @@
+"""What is scored: labels, the two sides of a structure together, and regions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from voxseg.data.label_scheme import LabelScheme
+from voxseg.data.labels import Label, Side
+
+__all__ = ["Structure", "structures_of"]
+
+Kind = Literal["label", "both sides", "region"]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A union of labels that gets a score of its own.
+
+    Attributes:
+        name: for people.
+        kind: one label of the table, the two sides of a paired one, or a region of the scheme.
+        classes: dense class indices (`LabelScheme.to_classes`) of the labels that it consists of, sorted.
+        side: of a label; "none" otherwise.
+        colour: "#rrggbb".
+    """
+
+    name: str
+    kind: Kind
+    classes: tuple[int, ...]
+    side: Side
+    colour: str
+
+
+def structures_of(scheme: LabelScheme) -> list[Structure]:
+    """What a scheme has scores for: its regions if it has any, then its labels, then paired labels as a whole.
+
+    The mean over structures that tables end with is over the regions if there are any, otherwise over the labels.
+    """
+    table = scheme.predicted()
+    index = {label.id: k for k, label in enumerate(table, start=1)}
+    regions = [
+        Structure(region.name, "region", _classes(index, *region.ids), "none", table.by_id(region.label).colour)
+        for region in scheme.regions
+    ]
+    labels = [Structure(label.name, "label", _classes(index, label.id), label.side, label.colour) for label in table]
+    pairs = [
+        Structure(_unsided(label), "both sides", _classes(index, label.id, label.partner), "none", label.colour)
+        for label in table
+        if label.side == "left" and label.partner in index
+    ]
+    return [*regions, *labels, *pairs]
+
+
+def _classes(index: dict[int, int], *ids: int) -> tuple[int, ...]:
+    return tuple(sorted(index[i] for i in ids))
+
+
+def _unsided(label: Label) -> str:
+    """The name of a left structure without its side: "Thalamus" for "Left-Thalamus", "both Xyz" where none is named."""
+    for prefix in ("Left-", "left-", "Left ", "left ", "L-", "L_", "lh-", "lh_"):
+        if label.name.startswith(prefix):
+            return label.name.removeprefix(prefix)
+    for suffix in ("-left", "_left", " left", "-L", "_L", "-Left", "_Left", " Left"):
+        if label.name.endswith(suffix):
+            return label.name.removesuffix(suffix)
+    return f"both {label.name}"
