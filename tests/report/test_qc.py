@@ -8,7 +8,8 @@ import pytest
 from grids import ORIENTATIONS
 from voxseg.data.geometry import Geometry
 from voxseg.data.labels import Label, LabelTable
-from voxseg.report.qc import DPI, _where, draw_qc
+from voxseg.report.qc import DPI, draw_qc
+from voxseg.report.three_planes import where
 
 TABLE = LabelTable([Label(2, "Brain", "#00ff00"), Label(17, "Left-Spot", "#ff0000", "left")])
 SHAPE = (60, 72, 50)
@@ -111,7 +112,7 @@ def test_a_lesion_of_a_few_voxels_is_on_all_three_planes(tmp_path, place):
     classes = np.zeros((240, 240, 240), dtype=np.uint8)
     classes[place] = 2
     scan = np.random.default_rng(0).random(classes.shape, dtype=np.float32)
-    point, shown = _where(classes, (1.0, 1.0, 1.0))
+    point, shown = where(classes, (1.0, 1.0, 1.0))
     assert tuple(point) == place
     assert all(s.stop - s.start == 150 for s in shown)  # enough of the organ around it
     assert all(s.start <= p < s.stop for s, p in zip(shown, place, strict=True))
@@ -123,7 +124,7 @@ def test_lesions_on_two_sides_are_each_looked_at_whole():
     classes = np.zeros((200, 220, 180), dtype=np.uint8)
     classes[20:30, 100:110, 90:100] = 1
     classes[150:153, 30:33, 40:43] = 1
-    point, shown = _where(classes, (1.0, 1.0, 1.0))
+    point, shown = where(classes, (1.0, 1.0, 1.0))
     assert classes[tuple(point)] == 1
     assert [(s.start, s.stop) for s in shown] == [(0, 173), (0, 150), (0, 150)]
 
