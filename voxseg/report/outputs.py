@@ -1,0 +1,85 @@
+"""The files of a segmentation: labels, volumes, picture; written together, by the command line and from Python alike.
+
+Nothing heavy is imported before something is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from voxseg import __version__
+from voxseg.errors import UserError
+
+if TYPE_CHECKING:
+    from voxseg.data.volume import Volume
+    from voxseg.inference.predictor import Segmentation
+
+__all__ = ["OUTPUTS", "about", "make_folder", "write_outputs"]
+
+OUTPUTS = ("_seg.nii.gz", "_volumes.tsv", "_qc.png")
+"""What is written of each segmentation, behind its target."""
+
+
+def about(model: str) -> str:
+    """What files and pictures say of their origin.
+
+    Args:
+        model: its name.
+    """
+    return f"voxseg {__version__}, model {model}"
+
+
+def write_outputs(
+    volume: Volume,
+    segmentation: Segmentation,
+    model: str,
+    target: Path,
+    progress: Callable[[str, float], None] = lambda stage, fraction: None,
+) -> list[Path]:
+    """Write the files of a segmentation, all or none; the folder is made if need be.
+
+    Args:
+        volume: the scan, in whose grid the segmentation is.
+        segmentation: what was found in it.
+        model: the name of the model that found it.
+        target: what the paths begin with, such as `FOLDER/NAME`.
+        progress: called with the stages `writing` and `drawing`, and the fraction of each that is done.
+
+    Returns:
+        The paths, in the order of `OUTPUTS`.
+
+    Raises:
+        UserError: if the folder cannot be made or written to.
+    """
+    from voxseg.data.segmentation import write_segmentation
+    from voxseg.data.staging import staged
+    from voxseg.report.qc import draw_qc
+    from voxseg.report.volumes import write_volumes
+
+    table, counts = segmentation.table, segmentation.voxel_counts()
+    paths = [target.with_name(target.name + suffix) for suffix in OUTPUTS]
+    make_folder(target.parent)
+    with staged(*paths) as (labels, volumes, picture):
+        progress("writing", 0.0)
+        write_segmentation(labels, segmentation.labels, table, volume, about(model))
+        write_volumes(volumes, table, counts, volume.geometry.voxel_volume)
+        progress("drawing", 0.0)
+        title = f"{target.name}  ({about(model)})"
+        draw_qc(picture, volume.data, segmentation.classes, volume.geometry, table, counts, title)
+        progress("drawing", 1.0)
+    return paths
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, with those above it.
+
+    Raises:
+        UserError: if that cannot be done.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"the folder cannot be made ({error.strerror})"
+        raise UserError(folder, problem, "choose another folder with -o") from error
