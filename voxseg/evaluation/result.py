@@ -9,32 +9,64 @@ from typing import Literal
 
 from voxseg.evaluation.structures import Structure
 
-__all__ = ["CaseEvaluation", "Evaluation", "LesionScore", "MetricSettings", "Problem", "SideErrors", "StructureScore"]
+__all__ = [
+    "CONVENTIONS",
+    "CaseEvaluation",
+    "Evaluation",
+    "LesionScore",
+    "MetricSettings",
+    "Problem",
+    "SideErrors",
+    "StructureScore",
+]
 
 Status = Literal["found", "missed", "false", "absent"]
+
+CONVENTIONS = """\
+Found: in both. Missed: only in the reference. False: only in the prediction. Absent: in neither.
+Dice, IoU, sensitivity, precision: of voxels. Missed and false structures have Dice, IoU and NSD 0, absent ones none.
+HD95, ASSD (mm): only of found structures; missed and false ones are counted beside the mean, not averaged into it.
+HD95: the larger of the two directed 95th percentiles of distances between surface voxels (those that share a face with
+  the outside), as in MONAI. One percentile of both directions together (MedPy, nnU-Net) is the same or less.
+ASSD: mean distance of all surface voxels of both to the other's surface.
+NSD: share of both surfaces, by area, that lies within the tolerance of the other (Nikolov et al. 2018).
+What the edge of the scan cuts off has its surface there. Spacing is honoured in all distances, areas and volumes.
+Lesions, as in the BraTS 2023 metrics: what joins when the reference is dilated is one lesion; it is found by whatever
+  predicted component touches the dilated lesion. Mean over lesions and false components; missed and false ones have
+  Dice 0 and HD95 374 mm. Small lesions are left out. HD95 is by area there. Nothing to find, nothing found: 1 and 0 mm.
+"""
+"""What the figures mean, for people: lines of at most 120 characters."""
 
 
 @dataclass(frozen=True)
 class MetricSettings:
     """How segmentations are scored.
 
+    The two values for lesions are those of the BraTS 2023 challenges on gliomas, in Sub-Saharan Africa and in children;
+    on meningiomas the dilation is 1, on metastases it is 1 and the volume 2 mm³.
+
     Attributes:
         tolerance_mm: of the normalised surface Dice: borders closer than this agree.
         lesions: whether regions are also scored lesion by lesion, as BraTS does.
+        lesion_dilation: voxels by which lesions of the reference are dilated to see what is one lesion.
+        lesion_mm3: lesions of the reference up to this volume are left out.
     """
 
     tolerance_mm: float = 1.0
     lesions: bool = True
+    lesion_dilation: int = 3
+    lesion_mm3: float = 50.0
 
 
 @dataclass(frozen=True)
 class LesionScore:
-    """A region scored lesion by lesion, after the BraTS 2023 metrics.
+    """A region scored lesion by lesion, after the BraTS 2023 metrics (`lesions.lesion_score`).
 
     Attributes:
-        dice: mean over the lesions of the reference and the false ones; a missed or a false one counts 0.
-        hd95: mm, likewise; a missed or a false one counts 374, the diagonal of a BraTS scan.
-        found: lesions of the reference that the prediction touches.
+        dice: mean over the lesions of the reference and the false ones; a missed or a false one counts 0. 1 if there
+            are neither.
+        hd95: mm, likewise; a missed or a false one counts 374, the diagonal of a BraTS scan. 0 if there are neither.
+        found: lesions of the reference that the prediction touches, once they are dilated.
         missed: those that it does not touch.
         false: lesions of the prediction that touch none of the reference.
     """
@@ -62,7 +94,7 @@ class StructureScore:
         assd: mm, average symmetric surface distance; NaN unless found.
         reference_ml: volume in the reference.
         predicted_ml: volume in the prediction.
-        lesions: for regions, if asked for and the structure is not absent.
+        lesions: for regions, if asked for; also where the region is absent, which BraTS scores as 1 and 0 mm.
     """
 
     structure: str
@@ -91,7 +123,7 @@ class SideErrors:
     Attributes:
         lateral: voxels that have a lateral label in the reference and one of the same structure in the prediction.
         swapped: those of them that have the wrong side.
-        structures: names of the structures (both sides as one) of which more than half is on the wrong side.
+        structures: names of the structures (both sides as one) with more than half of their `lateral` voxels swapped.
     """
 
     lateral: int

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from voxseg.data.label_scheme import LabelScheme
@@ -18,7 +19,7 @@ class Structure:
     """A union of labels that gets a score of its own.
 
     Attributes:
-        name: for people.
+        name: for people; no two structures of a scheme have the same.
         kind: one label of the table, the two sides of a paired one, or a region of the scheme.
         classes: dense class indices (`LabelScheme.to_classes`) of the labels that it consists of, sorted.
         side: of a label; "none" otherwise.
@@ -45,23 +46,43 @@ def structures_of(scheme: LabelScheme) -> list[Structure]:
     ]
     labels = [Structure(label.name, "label", _classes(index, label.id), label.side, label.colour) for label in table]
     pairs = [
-        Structure(_unsided(label), "both sides", _classes(index, label.id, label.partner), "none", label.colour)
+        Structure(
+            _unsided(label, table.by_id(label.partner)),
+            "both sides",
+            _classes(index, label.id, label.partner),
+            "none",
+            label.colour,
+        )
         for label in table
         if label.side == "left" and label.partner in index
     ]
-    return [*regions, *labels, *pairs]
+    return _with_names_of_their_own([*regions, *labels, *pairs])
 
 
 def _classes(index: dict[int, int], *ids: int) -> tuple[int, ...]:
     return tuple(sorted(index[i] for i in ids))
 
 
-def _unsided(label: Label) -> str:
-    """The name of a left structure without its side: "Thalamus" for "Left-Thalamus", "both Xyz" where none is named."""
-    for prefix in ("Left-", "left-", "Left ", "left ", "L-", "L_", "lh-", "lh_"):
-        if label.name.startswith(prefix):
-            return label.name.removeprefix(prefix)
-    for suffix in ("-left", "_left", " left", "-L", "_L", "-Left", "_Left", " Left"):
-        if label.name.endswith(suffix):
-            return label.name.removesuffix(suffix)
-    return f"both {label.name}"
+def _unsided(left: Label, right: Label) -> str:
+    """The name of a pair: without the one word that differs, as "Thalamus"; with both names if that is not the case."""
+    words, others = (re.split(r"([-_. ]+)", label.name) for label in (left, right))
+    differing = [k for k, (word, other) in enumerate(zip(words, others, strict=False)) if word != other]
+    if len(words) != len(others) or len(differing) != 1 or len(words) < 3:
+        return f"{left.name} and {right.name}"
+    position = differing[0]
+    if position == 0:
+        return "".join(words[2:])
+    return "".join(words[: position - 1] + words[position + 1 :])
+
+
+def _with_names_of_their_own(structures: list[Structure]) -> list[Structure]:
+    """The same structures; a name that an earlier one has gets the kind added, and a number if that is taken too."""
+    taken: set[str] = set()
+    result = []
+    for structure in structures:
+        candidates = [structure.name, f"{structure.name} ({structure.kind})"]
+        candidates += [f"{structure.name} ({structure.kind} {k})" for k in range(2, len(structures) + 2)]
+        name = next(name for name in candidates if name not in taken)
+        taken.add(name)
+        result.append(replace(structure, name=name))
+    return result
