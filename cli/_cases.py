@@ -12,10 +12,13 @@ from voxseg.data.datasets.find import find_dataset
 from voxseg.data.paths import check_scan_path, scan_name
 from voxseg.errors import UserError
 
-__all__ = ["OUTPUTS", "Task", "find_tasks"]
+__all__ = ["OUTPUTS", "REPORT", "Task", "find_tasks"]
 
 OUTPUTS = ("_seg.nii.gz", "_volumes.tsv", "_qc.png")
 """What is written of each task, behind its target."""
+
+REPORT = "_report.html"
+"""What `--report` adds to that."""
 
 TABLES = (".csv", ".tsv")
 EXAMPLE = "nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"

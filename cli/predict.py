@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
@@ -14,18 +15,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voxseg.cli._allocator import keep_freed_memory
-from voxseg.cli._cases import OUTPUTS, Task, find_tasks
+from voxseg.cli._cases import OUTPUTS, REPORT, Task, find_tasks
 from voxseg.cli._errors import describe_bug, show_traceback
 from voxseg.errors import UserError
 from voxseg.inference.locate import image_names, locate_model
+from voxseg.report.niivue import find_niivue
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from voxseg.data.datasets.case import ImageFile
     from voxseg.data.volume import Volume
     from voxseg.inference.predictor import Predictor, Segmentation
 
 # The share of the time that each stage takes, about, for the progress bar.
 STAGES = {"reading": 5, "preparing": 5, "network": 65, "restoring": 10, "writing": 5, "drawing": 10}
+REPORT_STAGE = {"page": 10}
 
 
 class Device(str, Enum):
@@ -75,6 +80,14 @@ def predict(
         float | None,
         typer.Option(min=1.0, metavar="GB", help="Memory to stay within on the CPU; 4 or what is free by default."),
     ] = None,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report",
+            help="Write NAME_report.html too: pictures, an interactive viewer and the volumes in one file that opens "
+            "offline. It shows the scan.",
+        ),
+    ] = False,
     allow_import: Annotated[
         bool,
         typer.Option(
@@ -85,20 +98,23 @@ def predict(
 ) -> None:
     """Segment scans.
 
-    For each SCAN writes NAME_seg.nii.gz (labels in the scan's own grid), NAME_volumes.tsv and NAME_qc.png. Several
-    scans are done one after the other; one that fails does not stop the others. Nothing is sent or fetched.
+    For each SCAN writes NAME_seg.nii.gz (labels in the scan's own grid), NAME_volumes.tsv and NAME_qc.png; with
+    --report also NAME_report.html. Several scans are done one after the other; one that fails does not stop the
+    others. Nothing is sent or fetched.
     """
     if not scans and not image and not example:
         raise UserError("SCAN", "no scan is given", "give one or more scans, or --example")
     if output is not None and output.exists() and not output.is_dir():
         raise UserError(f"-o {output}", "is a file", "give a folder")
+    if report:
+        find_niivue()  # what is missing is told before anything is computed
     folder = locate_model(model)
     names = image_names(folder)
     tasks = find_tasks(scans or [], image or [], example, output, names)
     keep_freed_memory()
     previous = signal.signal(signal.SIGTERM, _terminated)
     limit = None if max_memory is None else int(max_memory * 1e9)
-    batch = _Batch(_Settings(folder, device.value, threads, limit, allow_import), names, len(tasks))
+    batch = _Batch(_Settings(folder, device.value, threads, limit, allow_import, report), names, len(tasks))
     try:
         for task in tasks:
             batch.add(task)
@@ -114,13 +130,14 @@ def _terminated(number: int, frame: object) -> None:
 
 @dataclass(frozen=True)
 class _Settings:
-    """How the model is loaded."""
+    """How the model is loaded, and whether pages are written."""
 
     folder: Path
     device: str
     threads: int | None
     max_memory: int | None
     allow_import: bool
+    report: bool
 
 
 class _Batch:
@@ -166,15 +183,21 @@ class _Batch:
         start = time.perf_counter()
         files = task.files(self.names)
         _check_writable(task.target.parent)
-        with _Progress(task.target.name) as progress:
+        with _Progress(task.target.name, STAGES | (REPORT_STAGE if self.settings.report else {})) as progress:
             progress("reading", 0.0)
             volumes = [_read(file) for file in files]
+            read = time.perf_counter() - start
             predictor = self._load()
             segmentation = predictor.segment(volumes if len(volumes) > 1 else volumes[0], progress)
-            written = _write(volumes[0], segmentation, predictor, task.target, progress)
+            segmentation.seconds = {"reading": read, **segmentation.seconds}
+            folder = self.settings.folder if self.settings.report else None
+            written = _write(volumes, segmentation, predictor, task.target, progress, folder)
         seconds = time.perf_counter() - start
         if not any(segmentation.voxel_counts()):
-            print(f"voxseg: {task.subject}: nothing was found in it; look at {written[-1]}", file=sys.stderr)
+            print(
+                f"voxseg: {task.subject}: nothing was found in it; look at {written[OUTPUTS.index('_qc.png')]}",
+                file=sys.stderr,
+            )
         names = ", ".join(path.name for path in written)
         print(f"{task.subject}: wrote {names} to {task.target.parent} in {seconds:.0f} s")
 
@@ -215,21 +238,27 @@ def _load_predictor(settings: _Settings) -> Predictor:
 
 
 def _write(
-    volume: Volume, segmentation: Segmentation, predictor: Predictor, target: Path, progress: _Progress
+    images: Sequence[Volume],
+    segmentation: Segmentation,
+    predictor: Predictor,
+    target: Path,
+    progress: _Progress,
+    folder: Path | None,
 ) -> list[Path]:
-    """Write the three files of a scan, all or none; returns their paths."""
+    """Write the files of a scan, all or none, with its page if the model's folder is given; returns their paths."""
     from voxseg import __version__
     from voxseg.data.segmentation import write_segmentation
     from voxseg.data.staging import staged
     from voxseg.report.qc import draw_qc
     from voxseg.report.volumes import write_volumes
 
-    name = predictor.model.config.name
-    about = f"voxseg {__version__}, model {name}"
+    volume = images[0]
+    about = f"voxseg {__version__}, model {predictor.model.config.name}"
     table, counts = segmentation.table, segmentation.voxel_counts()
-    paths = [target.with_name(target.name + suffix) for suffix in OUTPUTS]
+    suffixes = (*OUTPUTS, REPORT) if folder else OUTPUTS
+    paths = [target.with_name(target.name + suffix) for suffix in suffixes]
     _make_folder(target.parent)
-    with staged(*paths) as (labels, volumes, picture):
+    with staged(*paths) as (labels, volumes, picture, *page):
         progress("writing", 0.0)
         write_segmentation(labels, segmentation.labels, table, volume, about)
         write_volumes(volumes, table, counts, volume.geometry.voxel_volume)
@@ -237,7 +266,50 @@ def _write(
         title = f"{target.name}  ({about})"
         draw_qc(picture, volume.data, segmentation.classes, volume.geometry, table, counts, title)
         progress("drawing", 1.0)
+        if folder:
+            progress("page", 0.0)
+            _write_page(page[0], images, segmentation, predictor, picture.read_bytes(), target.name, folder)
+            progress("page", 1.0)
     return paths
+
+
+def _write_page(
+    path: Path,
+    images: Sequence[Volume],
+    segmentation: Segmentation,
+    predictor: Predictor,
+    picture: bytes,
+    name: str,
+    folder: Path,
+) -> None:
+    """Write the page of a scan."""
+    import torch
+
+    from voxseg.report.scan_page import ScanReport, write_scan_page
+
+    config, first = predictor.model.config, images[0]
+    names = list(config.preparation.images)
+    device = torch.cuda.get_device_name(predictor.device) if predictor.device.type == "cuda" else predictor.device.type
+    threads = torch.get_num_threads()
+    report = ScanReport(
+        name=name,
+        files={image: volume.path.name for image, volume in zip(names, images, strict=True)},
+        model=config.name,
+        description=config.description,
+        weights=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+        machine=f"{device}, {threads} thread{'s' * (threads != 1)}",
+        seconds=segmentation.seconds,
+        windows=segmentation.windows,
+    )
+    # The viewer lays segmentations over images of the same grid alone.
+    shown = {
+        image: volume.data
+        for image, volume in zip(names, images, strict=True)
+        if volume is first or volume.geometry == first.geometry
+    }
+    counts = segmentation.voxel_counts()
+    classes, table = segmentation.classes, segmentation.table
+    write_scan_page(path, shown, classes, first.geometry, table, counts, picture, report)
 
 
 def _check_writable(folder: Path) -> None:
@@ -260,8 +332,8 @@ def _make_folder(folder: Path) -> None:
 class _Progress:
     """A bar on standard error that names the stage; nothing where standard error is not a terminal."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, stages: dict[str, int]) -> None:
+        self.name, self.stages = name, stages
         self.bar: Any = None
 
     def __enter__(self) -> _Progress:
@@ -269,14 +341,14 @@ class _Progress:
             from tqdm import tqdm
 
             form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}"
-            self.bar = tqdm(total=sum(STAGES.values()), bar_format=form, leave=False, desc=self.name)
+            self.bar = tqdm(total=sum(self.stages.values()), bar_format=form, leave=False, desc=self.name)
         return self
 
     def __call__(self, stage: str, fraction: float) -> None:
         if self.bar is None:
             return
-        before = sum(STAGES[s] for s in list(STAGES)[: list(STAGES).index(stage)])
-        self.bar.n = before + fraction * STAGES[stage]
+        before = sum(self.stages[s] for s in list(self.stages)[: list(self.stages).index(stage)])
+        self.bar.n = before + fraction * self.stages[stage]
         self.bar.set_description_str(f"{self.name}: {stage}")
 
     def __exit__(self, *error: object) -> None:

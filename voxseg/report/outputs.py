@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from voxseg.data.volume import Volume
     from voxseg.inference.predictor import Segmentation
 
-__all__ = ["OUTPUTS", "about", "make_folder", "write_outputs"]
+__all__ = ["OUTPUTS", "PAGE", "about", "make_folder", "write_outputs"]
 
 OUTPUTS = ("_seg.nii.gz", "_volumes.tsv", "_qc.png")
 """What is written of each segmentation, behind its target."""
+
+PAGE = "_report.html"
+"""The page that is written with it if that is wanted."""
 
 
 def about(model: str) -> str:
@@ -37,6 +40,7 @@ def write_outputs(
     model: str,
     target: Path,
     progress: Callable[[str, float], None] = lambda stage, fraction: None,
+    page: Callable[[Path, bytes], None] | None = None,
 ) -> list[Path]:
     """Write the files of a segmentation, all or none; the folder is made if need be.
 
@@ -45,10 +49,11 @@ def write_outputs(
         segmentation: what was found in it.
         model: the name of the model that found it.
         target: what the paths begin with, such as `FOLDER/NAME`.
-        progress: called with the stages `writing` and `drawing`, and the fraction of each that is done.
+        progress: called with the stages `writing`, `drawing` and `page`, and the fraction of each that is done.
+        page: writes a page about it to a path; it is given the bytes of the picture too.
 
     Returns:
-        The paths, in the order of `OUTPUTS`.
+        The paths, in the order of `OUTPUTS`, and that of the page behind them.
 
     Raises:
         UserError: if the folder cannot be made or written to.
@@ -59,9 +64,10 @@ def write_outputs(
     from voxseg.report.volumes import write_volumes
 
     table, counts = segmentation.table, segmentation.voxel_counts()
-    paths = [target.with_name(target.name + suffix) for suffix in OUTPUTS]
+    suffixes = OUTPUTS if page is None else (*OUTPUTS, PAGE)
+    paths = [target.with_name(target.name + suffix) for suffix in suffixes]
     make_folder(target.parent)
-    with staged(*paths) as (labels, volumes, picture):
+    with staged(*paths) as (labels, volumes, picture, *more):
         progress("writing", 0.0)
         write_segmentation(labels, segmentation.labels, table, volume, about(model))
         write_volumes(volumes, table, counts, volume.geometry.voxel_volume)
@@ -69,6 +75,10 @@ def write_outputs(
         title = f"{target.name}  ({about(model)})"
         draw_qc(picture, volume.data, segmentation.classes, volume.geometry, table, counts, title)
         progress("drawing", 1.0)
+        if page is not None:
+            progress("page", 0.0)
+            page(more[0], picture.read_bytes())
+            progress("page", 1.0)
     return paths
 
 
