@@ -11,14 +11,9 @@ from voxseg.data.datasets.case import Case, ImageFile
 from voxseg.data.datasets.find import find_dataset
 from voxseg.data.paths import check_scan_path, scan_name
 from voxseg.errors import UserError
+from voxseg.report.outputs import OUTPUTS, PAGE
 
-__all__ = ["OUTPUTS", "REPORT", "Task", "find_tasks"]
-
-OUTPUTS = ("_seg.nii.gz", "_volumes.tsv", "_qc.png")
-"""What is written of each task, behind its target."""
-
-REPORT = "_report.html"
-"""What `--report` adds to that."""
+__all__ = ["Task", "find_tasks"]
 
 TABLES = (".csv", ".tsv")
 EXAMPLE = "nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
@@ -163,7 +158,7 @@ def _check_targets(tasks: Sequence[Task]) -> None:
         if earlier is not task:
             problem = f"would write the same files as {earlier.subject} ({task.target}{OUTPUTS[0]})"
             raise UserError(task.subject, problem, "rename one, or segment them into different folders with -o")
-        results = {task.target.with_name(task.target.name + suffix).resolve() for suffix in OUTPUTS}
+        results = {task.target.with_name(task.target.name + suffix).resolve() for suffix in (*OUTPUTS, PAGE)}
         for path in sorted(task.kept):
             if path.resolve() in results:
                 raise UserError(path, "belongs to the data set and would be overwritten", "give another folder with -o")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import sys
@@ -15,18 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voxseg.cli._allocator import keep_freed_memory
-from voxseg.cli._cases import OUTPUTS, REPORT, Task, find_tasks
+from voxseg.cli._cases import Task, find_tasks
 from voxseg.cli._errors import describe_bug, show_traceback
 from voxseg.errors import UserError
 from voxseg.inference.locate import image_names, locate_model
 from voxseg.report.niivue import find_niivue
+from voxseg.report.outputs import OUTPUTS, write_outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from voxseg.data.datasets.case import ImageFile
     from voxseg.data.volume import Volume
-    from voxseg.inference.predictor import Predictor, Segmentation
+    from voxseg.inference.predictor import Predictor
 
 # The share of the time that each stage takes, about, for the progress bar.
 STAGES = {"reading": 5, "preparing": 5, "network": 65, "restoring": 10, "writing": 5, "drawing": 10}
@@ -190,14 +188,17 @@ class _Batch:
             predictor = self._load()
             segmentation = predictor.segment(volumes if len(volumes) > 1 else volumes[0], progress)
             segmentation.seconds = {"reading": read, **segmentation.seconds}
-            folder = self.settings.folder if self.settings.report else None
-            written = _write(volumes, segmentation, predictor, task.target, progress, folder)
+            page = None
+            if self.settings.report:
+                from voxseg.report.scan_page import scan_page
+
+                page = scan_page(task.target.name, volumes, segmentation, predictor, self.settings.folder)
+            name = predictor.model.config.name
+            written = write_outputs(volumes[0], segmentation, name, task.target, progress, page)
         seconds = time.perf_counter() - start
         if not any(segmentation.voxel_counts()):
-            print(
-                f"voxseg: {task.subject}: nothing was found in it; look at {written[OUTPUTS.index('_qc.png')]}",
-                file=sys.stderr,
-            )
+            picture = written[OUTPUTS.index("_qc.png")]
+            print(f"voxseg: {task.subject}: nothing was found in it; look at {picture}", file=sys.stderr)
         names = ", ".join(path.name for path in written)
         print(f"{task.subject}: wrote {names} to {task.target.parent} in {seconds:.0f} s")
 
@@ -237,81 +238,6 @@ def _load_predictor(settings: _Settings) -> Predictor:
     return Predictor(load_model(settings.folder, settings.allow_import), settings.device, settings.max_memory)
 
 
-def _write(
-    images: Sequence[Volume],
-    segmentation: Segmentation,
-    predictor: Predictor,
-    target: Path,
-    progress: _Progress,
-    folder: Path | None,
-) -> list[Path]:
-    """Write the files of a scan, all or none, with its page if the model's folder is given; returns their paths."""
-    from voxseg import __version__
-    from voxseg.data.segmentation import write_segmentation
-    from voxseg.data.staging import staged
-    from voxseg.report.qc import draw_qc
-    from voxseg.report.volumes import write_volumes
-
-    volume = images[0]
-    about = f"voxseg {__version__}, model {predictor.model.config.name}"
-    table, counts = segmentation.table, segmentation.voxel_counts()
-    suffixes = (*OUTPUTS, REPORT) if folder else OUTPUTS
-    paths = [target.with_name(target.name + suffix) for suffix in suffixes]
-    _make_folder(target.parent)
-    with staged(*paths) as (labels, volumes, picture, *page):
-        progress("writing", 0.0)
-        write_segmentation(labels, segmentation.labels, table, volume, about)
-        write_volumes(volumes, table, counts, volume.geometry.voxel_volume)
-        progress("drawing", 0.0)
-        title = f"{target.name}  ({about})"
-        draw_qc(picture, volume.data, segmentation.classes, volume.geometry, table, counts, title)
-        progress("drawing", 1.0)
-        if folder:
-            progress("page", 0.0)
-            _write_page(page[0], images, segmentation, predictor, picture.read_bytes(), target.name, folder)
-            progress("page", 1.0)
-    return paths
-
-
-def _write_page(
-    path: Path,
-    images: Sequence[Volume],
-    segmentation: Segmentation,
-    predictor: Predictor,
-    picture: bytes,
-    name: str,
-    folder: Path,
-) -> None:
-    """Write the page of a scan."""
-    import torch
-
-    from voxseg.report.scan_page import ScanReport, write_scan_page
-
-    config, first = predictor.model.config, images[0]
-    names = list(config.preparation.images)
-    device = torch.cuda.get_device_name(predictor.device) if predictor.device.type == "cuda" else predictor.device.type
-    threads = torch.get_num_threads()
-    report = ScanReport(
-        name=name,
-        files={image: volume.path.name for image, volume in zip(names, images, strict=True)},
-        model=config.name,
-        description=config.description,
-        weights=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
-        machine=f"{device}, {threads} thread{'s' * (threads != 1)}",
-        seconds=segmentation.seconds,
-        windows=segmentation.windows,
-    )
-    # The viewer lays segmentations over images of the same grid alone.
-    shown = {
-        image: volume.data
-        for image, volume in zip(names, images, strict=True)
-        if volume is first or volume.geometry == first.geometry
-    }
-    counts = segmentation.voxel_counts()
-    classes, table = segmentation.classes, segmentation.table
-    write_scan_page(path, shown, classes, first.geometry, table, counts, picture, report)
-
-
 def _check_writable(folder: Path) -> None:
     """Refuse a folder that cannot be written to before anything is computed for it."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -319,14 +245,6 @@ def _check_writable(folder: Path) -> None:
         raise UserError(existing, "is not a folder", "choose another folder with -o")
     if not os.access(existing, os.W_OK):
         raise UserError(existing, "may not be written to (no permission)", "choose another folder with -o")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        problem = f"the folder cannot be made ({error.strerror})"
-        raise UserError(folder, problem, "choose another folder with -o") from error
 
 
 class _Progress:

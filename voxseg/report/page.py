@@ -116,7 +116,7 @@ def number(value: float, digits: int = 2, missing: str = "–") -> str:
 
 def asset(name: str) -> str:
     """The text of a file in `assets/`."""
-    return files("voxseg.report").joinpath("assets", name).read_text(encoding="utf-8")
+    return files("voxseg.report").joinpath("assets").joinpath(name).read_text(encoding="utf-8")
 
 
 def page(title: str, lead: str, body: Iterable[str], scripts: Sequence[Script] = ()) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,11 @@ from voxseg.report.page import Html, escape, figure, number, page, section
 from voxseg.report.viewer import USE, LabelMap, Legend, Scene, viewer
 from voxseg.report.volume_table import volume_table
 
-__all__ = ["ScanReport", "facts", "warning_box", "warnings_of", "write_scan_page"]
+if TYPE_CHECKING:
+    from voxseg.data.volume import Volume
+    from voxseg.inference.predictor import Predictor, Segmentation
+
+__all__ = ["ScanReport", "facts", "scan_page", "warning_box", "warnings_of", "write_scan_page"]
 
 OBLIQUE = 5.0  # degrees from which a reader is told
 ANISOTROPIC = 2.0  # ratio of the largest to the smallest spacing, likewise
@@ -49,6 +54,40 @@ class ScanReport:
     windows: int = 1
     quality: str | None = None
     warnings: Sequence[str] = ()
+
+
+def scan_page(
+    name: str, images: Sequence[Volume], segmentation: Segmentation, predictor: Predictor, folder: Path
+) -> Callable[[Path, bytes], None]:
+    """What writes the page of a prediction to a path, given the picture as well: for `write_outputs`.
+
+    Args:
+        name: of the scan or case.
+        images: in the order of the model's images; the segmentation is in the grid of the first.
+        segmentation: what was found.
+        predictor: by what.
+        folder: of the model.
+    """
+    config, first, machine = predictor.model.config, images[0], _machine(predictor)
+    named = dict(zip(config.preparation.images, images, strict=True))
+    report = ScanReport(
+        name=name,
+        files={image: volume.path.name for image, volume in named.items()},
+        model=config.name,
+        description=config.description,
+        weights=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+        machine=machine,
+        seconds=segmentation.seconds,
+        windows=segmentation.windows,
+    )
+    # The viewer lays segmentations over images of the same grid alone.
+    shown = {image: volume.data for image, volume in named.items() if volume.geometry == first.geometry}
+    table, counts = segmentation.table, segmentation.voxel_counts()
+
+    def write(path: Path, picture: bytes) -> None:
+        write_scan_page(path, shown, segmentation.classes, first.geometry, table, counts, picture, report)
+
+    return write
 
 
 def write_scan_page(
@@ -141,6 +180,16 @@ def warnings_of(classes: NDArray[np.uint8], geometry: Geometry, table: LabelTabl
             f"The scan is oblique by {geometry.obliqueness:.0f}°: the planes shown follow its voxels, not the patient."
         )
     return result
+
+
+def _machine(predictor: Predictor) -> str:
+    """What the network ran on; no name of the machine itself."""
+    import torch
+
+    if predictor.device.type == "cuda":
+        return torch.cuda.get_device_name(predictor.device)
+    threads = torch.get_num_threads()
+    return f"{predictor.device.type}, {threads} thread{'s' * (threads != 1)}"
 
 
 def _at_border(classes: NDArray[np.uint8]) -> list[int]:

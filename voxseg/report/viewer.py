@@ -127,7 +127,8 @@ _FRAME = """<div id="viewer" class="viewer">
 <label>Scan <select id="viewer-image"></select></label>
 <label>Segmentation <select id="viewer-map"></select></label>
 <label>View <select id="viewer-view">
-<option value="multiplanar">three planes and 3D</option><option value="axial">axial</option>
+<option value="all">three planes and 3D</option><option value="planes">three planes</option>
+<option value="axial">axial</option>
 <option value="coronal">coronal</option><option value="sagittal">sagittal</option><option value="render">3D</option>
 </select></label>
 <label>Opacity <input id="viewer-opacity" type="range" min="0" max="100" value="50"></label>

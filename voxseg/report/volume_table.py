@@ -85,19 +85,21 @@ def volume_table(labels: LabelTable, counts: Sequence[int], voxel_volume: float,
     columns.append(Column("both, ml" if sided else "volume, ml", number=True))
     if sided:
         columns.append(Column("asymmetry", number=True, hint=INDEX))
-    columns += [Column("voxels", number=True), Column("id", number=True)]
+    if not sided:  # there the table is wide enough to stand beside the viewer
+        columns += [Column("voxels", number=True), Column("id", number=True)]
     cells = [_cells(row, sided, voxel_volume / 1000, legend) for row in rows]
     total = sum(counts)
     foot = ["all structures", *(["", ""] if sided else []), number(total * voxel_volume / 1000)]
-    foot += [*([""] if sided else []), number(total, 0), ""]
+    foot += [""] if sided else [number(total, 0), ""]
     note = Html(f'<p class="note">Asymmetry is the {escape(INDEX)}.</p>') if sided else Html("")
     return Html(table(columns, cells, sortable=True, foot=foot) + note)
 
 
 def _cells(row: VolumeRow, sided: bool, ml: float, legend: str) -> list[object]:
     """A row of the table; `ml` is the volume of a voxel."""
-    swatches = "".join(swatch(colour) for colour in dict.fromkeys(label.colour for label in row.labels))
-    name = Html(f"<label>{toggle(legend, row.classes, row.name)}{swatches}{escape(row.name)}</label>")
+    swatches = "".join(swatch(colour) for colour in _distinct([label.colour for label in row.labels]))
+    ids = ", ".join(str(label.id) for label in row.labels)
+    name = Html(f'<label title="id {ids}">{toggle(legend, row.classes, row.name)}{swatches}{escape(row.name)}</label>')
     cells: list[object] = [(name, row.name)]
     volumes = [count * ml for count in row.voxels]
     if sided:
@@ -108,9 +110,16 @@ def _cells(row: VolumeRow, sided: bool, ml: float, legend: str) -> list[object]:
         index = asymmetry(*volumes) if row.paired else math.nan
         text = number(100 * index, 1, missing="")
         cells.append((text and f"{text} %", index))
-    cells.append((number(sum(row.voxels), 0), sum(row.voxels)))
-    cells.append((", ".join(str(label.id) for label in row.labels), row.labels[0].id))
+    else:
+        cells += [(number(row.voxels[0], 0), row.voxels[0]), (str(row.labels[0].id), row.labels[0].id)]
     return cells
+
+
+def _distinct(colours: Sequence[str]) -> list[str]:
+    """The first colour, and the second if the eye can tell it from the first."""
+    channels = [[int(colour[k : k + 2], 16) for k in (1, 3, 5)] for colour in colours]
+    differ = max(abs(a - b) for a, b in zip(channels[0], channels[-1], strict=True)) > 24
+    return list(colours) if differ else [colours[0]]
 
 
 def _volume(volume: float | None) -> object:

@@ -9,10 +9,16 @@
     message.hidden = !text;
   };
   const pictures = "The pictures and tables on this page do not need it.";
-  if (!document.createElement("canvas").getContext("webgl2")) {
+  const probe = document.createElement("canvas").getContext("webgl2");
+  if (!probe) {
     tell("This browser offers no WebGL 2, which the interactive viewer needs. " + pictures);
     return;
   }
+
+  // Drawing 3D without graphics hardware takes seconds: there it waits until it is asked for.
+  const driver = probe.getParameter(probe.getExtension("WEBGL_debug_renderer_info")?.UNMASKED_RENDERER_WEBGL ?? probe.RENDERER);
+  const slow = /swiftshader|llvmpipe|softpipe|software|basic render/i.test(driver);
+  probe.getExtension("WEBGL_lose_context")?.loseContext();
 
   const canvas = find("canvas");
   const switches = [...document.querySelectorAll("input.toggle")];
@@ -32,14 +38,14 @@
     sagittalNoseLeft: true,
     showAllOrientationMarkers: true,
     scrollRequiresFocus: true,
-    multiplanarShowRender: niivue.SHOW_RENDER.ALWAYS,
     multiplanarLayout: niivue.MULTIPLANAR_TYPE.GRID,
-    multiplanarPadPixels: 4,
+    multiplanarPadPixels: 12,
     loadingText: "",
     logLevel: "error",
   });
   const VIEWS = {
-    multiplanar: nv.sliceTypeMultiplanar,
+    all: nv.sliceTypeMultiplanar,
+    planes: nv.sliceTypeMultiplanar,
     axial: nv.sliceTypeAxial,
     coronal: nv.sliceTypeCoronal,
     sagittal: nv.sliceTypeSagittal,
@@ -109,14 +115,16 @@
       map.setColormapLabel(colours(shownMap));
       volumes.push(map);
     }
-    while (nv.volumes.length) nv.removeVolumeByIndex(nv.volumes.length - 1);
-    for (const volume of volumes) nv.addVolume(volume);
-    if (volumes.length > 1) nv.setOpacity(1, Number(find("opacity").value) / 100);
+    if (volumes.length > 1) volumes[1].opacity = Number(find("opacity").value) / 100;
+    // All at once: adding them one by one would compute everything for each.
+    nv.volumes = volumes;
+    nv.back = volumes[0];
+    nv.overlays = volumes.slice(1);
+    nv.updateGLVolume();
     for (const box of switches) box.hidden = shownMap === null || box.dataset.legend !== shownMap.legend;
     for (const list of document.querySelectorAll("[data-legend-of]")) {
       list.hidden = shownMap === null || list.dataset.legendOf !== shownMap.legend;
     }
-    nv.createOnLocationChange();
   }
 
   function paint() {
@@ -134,7 +142,7 @@
     fill(find("map"), scene.maps.map((map) => map.name));
     await show(0, 0);
     nv.scene.crosshairPos = nv.mm2frac(scene.start);
-    nv.updateGLVolume();
+    nv.drawScene();
     nv.createOnLocationChange();
     find("notes").textContent = scene.notes.join(" ");
     find("notes").hidden = false;
@@ -161,7 +169,8 @@
 
   function convention() {
     const neurological = find("neurological").checked;
-    nv.setRadiologicalConvention(!neurological);
+    nv.opts.isRadiologicalConvention = !neurological;
+    nv.drawScene();
     const text = neurological
       ? "Neurological convention: the patient's left is on the left."
       : "Radiological convention, as in the pictures: the patient's left is on the right.";
@@ -174,7 +183,12 @@
     queue = queue.then(work).catch((error) => tell("The viewer failed: " + error.message));
     return queue;
   };
-  find("view").addEventListener("change", (event) => nv.setSliceType(VIEWS[event.target.value]));
+  function view() {
+    const { ALWAYS, NEVER } = niivue.SHOW_RENDER;
+    nv.opts.multiplanarShowRender = find("view").value === "all" ? ALWAYS : NEVER;
+    nv.setSliceType(VIEWS[find("view").value]);
+  }
+  find("view").addEventListener("change", view);
   find("opacity").addEventListener("input", (event) => {
     if (nv.volumes.length > 1) nv.setOpacity(1, Number(event.target.value) / 100);
   });
@@ -182,7 +196,12 @@
   find("neurological").addEventListener("change", convention);
   find("scene")?.addEventListener("change", (event) => then(() => showScene(Number(event.target.value))));
   for (const id of ["image", "map"]) {
-    find(id).addEventListener("change", () => then(() => show(Number(find("image").value), Number(find("map").value))));
+    find(id).addEventListener("change", () =>
+      then(async () => {
+        await show(Number(find("image").value), Number(find("map").value));
+        nv.createOnLocationChange();
+      }),
+    );
   }
   function set(box) {
     const off = hiddenOf(box.dataset.legend);
@@ -208,7 +227,7 @@
   }
   find("all").addEventListener("click", () => setAll(true));
   find("none").addEventListener("click", () => setAll(false));
-  for (const [id, value] of [["view", "multiplanar"], ["opacity", "50"], ["scene", "0"]]) {
+  for (const [id, value] of [["view", slow ? "planes" : "all"], ["opacity", "50"], ["scene", "0"]]) {
     if (find(id)) find(id).value = value;
   }
   for (const id of ["outline", "neurological"]) find(id).checked = false;
@@ -217,6 +236,7 @@
     tell("Loading …");
     find("stage").hidden = false;
     await nv.attachToCanvas(canvas);
+    view();
     await showScene(0);
     find("controls").hidden = false;
     find("convention").hidden = false;
