@@ -30,6 +30,7 @@ def evaluate(
     predictions: Annotated[
         Path,
         typer.Argument(
+            metavar="PREDICTIONS",
             help="Segmentations: a file, a folder, a pattern in quotes such as 'out/*/seg.nii.gz', or a CSV table with "
             "the columns case, prediction, reference.",
             show_default=False,
@@ -39,6 +40,7 @@ def evaluate(
     references: Annotated[
         Path | None,
         typer.Argument(
+            metavar="[REFERENCES]",
             help="What they are compared with: likewise, or a data set in a layout that 'voxseg data check' knows.",
             show_default=False,
             readable=False,
@@ -286,7 +288,7 @@ def _finish(
             if pairing.missing:
                 count = len(pairing.missing)
                 print(f"{model}: {count} reference{'s' * (count != 1)} without a prediction left out (--partial)")
-    lines = problem_lines(evaluation.problems, len(evaluation.models) > 1, verbose)
+    lines = problem_lines(evaluation, verbose)
     if lines:
         print(f"voxseg: {lines[0]}", *lines[1:], sep="\n", file=sys.stderr)
         raise typer.Exit(1)

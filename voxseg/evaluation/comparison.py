@@ -125,15 +125,21 @@ def paired_values(
         positions: of the structures.
         metric: one of `TESTED`.
     """
-    size = (len(first), len(positions))
-    one = np.array([[METRICS[metric](case.scores[k]) for k in positions] for case in first]).reshape(size)
-    two = np.array([[METRICS[metric](case.scores[k]) for k in positions] for case in other]).reshape(size)
+    one, two = (
+        np.array([[METRICS[metric](case.scores[k]) for k in positions] for case in cases], dtype=float).reshape(
+            len(cases), len(positions)
+        )
+        for cases in (first, other)
+    )
     if metric != "hd95":
         # What one model rightly leaves out and the other one invents must not drop out of the comparison.
-        right = np.array([[case.scores[k].status == "absent" for k in positions] for case in first]).reshape(size)
-        right_too = np.array([[case.scores[k].status == "absent" for k in positions] for case in other]).reshape(size)
-        one[right & ~right_too] = 1.0
-        two[right_too & ~right] = 1.0
+        for row, pair in enumerate(zip(first, other, strict=True)):
+            for column, k in enumerate(positions):
+                absent = [case.scores[k].status == "absent" for case in pair]
+                if absent == [True, False]:
+                    one[row, column] = 1.0
+                elif absent == [False, True]:
+                    two[row, column] = 1.0
     lacking = np.isnan(one) | np.isnan(two)
     one[lacking] = two[lacking] = math.nan
     return np.column_stack([one, nan_mean(one)]), np.column_stack([two, nan_mean(two)])

@@ -143,7 +143,7 @@ def advice(ids: Iterable[int], scheme: LabelScheme) -> str:
     ids = set(ids)
     freesurfer = LabelTable.freesurfer()
     merged = {i for i in ids if i in freesurfer and freesurfer.by_id(i).partner in scheme.classes}
-    fitting = [name for name, other in _packaged().items() if ids <= _meant(other)]
+    fitting = [name for name, other in _packaged().items() if other != scheme and _fits(ids, other)]
     if fitting:
         return f"give --labels {fitting[0]}, which knows all of this case" + (
             " and takes both sides together" if merged and _packaged()[fitting[0]].merge_sides else ""
@@ -315,6 +315,13 @@ def _packaged() -> dict[str, LabelScheme]:
         except UserError:  # pragma: no cover
             continue
     return schemes
+
+
+def _fits(ids: set[int], scheme: LabelScheme) -> bool:
+    """Whether a scheme knows all ids, be it as background, and most of them as structures."""
+    meant = _meant(scheme)
+    known = meant | (set(scheme.base.ids) if scheme.unlisted == "background" else set())
+    return ids <= known and 2 * len(ids & meant) > len(ids)
 
 
 def _meant(scheme: LabelScheme) -> set[int]:

@@ -83,7 +83,7 @@ def read_pair(prediction: Path, reference: Path, scheme: LabelScheme, resample: 
         notes.append(f"the grid is sheared by {second.geometry.shear:.0f}°: distances are those along its axes")
     aligned = on_grid(predicted, first.geometry, second.geometry)
     if aligned is None and not resample:
-        problem = f"{difference(first.geometry, second.geometry)} ({second.path.name})"
+        problem = difference(first.geometry, second.geometry, second.path.name)
         remedy = "segment the scan that the reference was drawn on, or give --resample"
         raise UserError(prediction, problem, remedy)
     if aligned is None:
@@ -141,12 +141,12 @@ def on_grid(array: NDArray[Any], geometry: Geometry, target: Geometry) -> NDArra
     return view
 
 
-def difference(geometry: Geometry, target: Geometry) -> str:
-    """How a grid differs from the one wanted, for a message."""
+def difference(geometry: Geometry, target: Geometry, name: str = "the reference") -> str:
+    """How a grid differs from the one wanted, that of the file `name`, for a message."""
     turn = _turn(geometry, target)
     if turn is not None and turn[2].shape == target.shape:
-        return f"its voxels lie up to {turn[2].displacement(target):.3g} mm from those of the reference"
-    return f"is on another grid ({_grid(geometry)}) than the reference ({_grid(target)})"
+        return f"its voxels lie up to {turn[2].displacement(target):.3g} mm from those of {name}"
+    return f"is on another grid ({_grid(geometry)}) than {name} ({_grid(target)})"
 
 
 def resampled(array: NDArray[np.uint8], geometry: Geometry, target: Geometry) -> NDArray[np.uint8]:

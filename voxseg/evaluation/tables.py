@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from voxseg.data.datasets.case import some
 from voxseg.evaluation.comparison import CONVENTIONS as COMPARED
 from voxseg.evaluation.comparison import Comparison, PairedTest
-from voxseg.evaluation.result import CONVENTIONS, CaseEvaluation, Evaluation, Problem
+from voxseg.evaluation.result import CONVENTIONS, CaseEvaluation, Evaluation
 from voxseg.evaluation.statistics import FEW, MEAN, STATISTICS, MetricSummary, StructureSummary
 
 __all__ = ["convention_lines", "problem_lines", "table_lines"]
@@ -72,13 +72,15 @@ def convention_lines(evaluation: Evaluation) -> list[str]:
     return [*text, *(COMPARED.splitlines() if len(evaluation.models) > 1 else ())]
 
 
-def problem_lines(problems: Sequence[Problem], several_models: bool, verbose: bool = False) -> list[str]:
+def problem_lines(evaluation: Evaluation, verbose: bool = False) -> list[str]:
     """One line a case that could not be scored; of very many the first ones."""
+    problems = evaluation.problems
     if not problems:
         return []
     have = "cases were not evaluated" if len(problems) > 1 else "case was not evaluated"
-    lines = [f"{len(problems)} {have}:"]
+    lines = [f"{len(problems)} {have}:" if evaluation.cases else "no case could be evaluated:"]
     shown = problems if verbose else problems[:SHOWN_PROBLEMS]
+    several_models = len(evaluation.models) > 1
     for problem in shown:
         who = f"{problem.model}, {problem.case}" if several_models else problem.case
         lines.append(f"  {who}: {problem.message}")
@@ -191,9 +193,7 @@ def _comparison_lines(comparison: Comparison, models: Sequence[str]) -> list[str
                 unit = ", mm" if metric == "hd95" else ""
                 lines += [f"{title}{unit}: {other} against {first}, {_plural(count, 'case')}"]
                 lines += [*_test_table(tests, first, other, 2 if metric == "hd95" else 3), ""]
-    smallest = 2.0 ** (1 - count)
-    if smallest > 0.05:
-        lines += [f"with {_plural(count, 'case')} p cannot fall below {smallest:.2g}", ""]
+    lines += _floor_lines(comparison)
     if comparison.sides:
         cells = [["left and right mixed up", "cases", "mostly wrong in", "voxels", "of"]]
         cells += [
@@ -202,6 +202,17 @@ def _comparison_lines(comparison: Comparison, models: Sequence[str]) -> list[str
         ]
         lines += [*aligned(cells, "<>>>>"), ""]
     return lines
+
+
+def _floor_lines(comparison: Comparison) -> list[str]:
+    """That few cases cannot show a difference, whatever it is."""
+    count = len(comparison.cases)
+    tests = max(sum(test.metric == metric and test.cases > 0 for test in comparison.tests) for metric in TITLES)
+    lowest = 2.0 ** (1 - count)
+    if lowest * tests <= 0.05:
+        return []
+    text = f"with {_plural(count, 'case')} p cannot fall below {lowest:.2g}"
+    return [f"{text}, nor p (Holm) of {tests} tests below {min(1.0, lowest * tests):.2g}", ""]
 
 
 def _test_table(tests: Sequence[PairedTest], first: str, other: str, digits: int) -> list[str]:
