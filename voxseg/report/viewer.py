@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,7 @@ BUDGET = 8_700_000  # bytes of compressed volumes in a page; base64 makes 11.6 M
 MOST_VOXELS = 260**3  # of a volume: a browser takes 8 bytes of graphics memory for each
 SMALLEST_BUDGET = 500_000
 LEVEL = 6  # of compression
+EMPTY, EMPTY_SHARE, MARGIN = 25, 0.002, 8.0  # grey value of air; share of brighter voxels in an empty plane; mm
 
 
 @dataclass(frozen=True)
@@ -156,14 +158,16 @@ def _choices(scenes: Sequence[Scene]) -> str:
 
 def _scene_json(scene: Scene, budget: int) -> str:
     """A scene as the viewer reads it, in at most about `budget` compressed bytes."""
-    canonical = scene.geometry.canonical
+    whole = scene.geometry.canonical
     maps = [scene.geometry.to_canonical(m.classes) for m in scene.maps]
-    point, shown = where(maps[0], canonical.spacing) if maps else ([n // 2 for n in canonical.shape], [slice(None)] * 3)
+    point, shown = where(maps[0], whole.spacing) if maps else ([n // 2 for n in whole.shape], [slice(None)] * 3)
     images, windows = [], []
     for image in scene.images.values():
         data = scene.geometry.to_canonical(image)
         windows.append(grey_window(data, shown))
         images.append(_grey(data, windows[-1]))
+    box = _content(images, maps, whole.spacing)
+    images, maps, canonical = [i[box] for i in images], [m[box] for m in maps], _part(whole, box)
     grid, factor = canonical, (MOST_VOXELS / np.prod(canonical.shape)) ** (-1 / 3)
     for _ in range(4):
         grid = _coarser(canonical, factor)
@@ -177,7 +181,8 @@ def _scene_json(scene: Scene, budget: int) -> str:
         {
             "name": scene.name,
             "notes": [*scene.notes, *_notes(canonical, grid, bool(images))],
-            "start": [round(float(x), 3) for x in canonical.to_world(np.array(point))],
+            "start": [round(float(x), 3) for x in whole.to_world(np.array(point))],
+            "extent": round(max(n * h for n, h in zip(canonical.shape, canonical.spacing, strict=True)), 1),
             "images": [
                 {"name": name, "low": low, "high": high, "data": base64.b64encode(packed).decode("ascii")}
                 for name, (low, high), packed in zip(scene.images, windows, grey, strict=True)
@@ -221,6 +226,33 @@ def _grey(data: NDArray[Any], window: tuple[float, float]) -> NDArray[np.uint8]:
         scaled = (data[:, :, z].astype(np.float32) - low) * (255 / (high - low))
         result[:, :, z] = np.clip(np.round(scaled), 0, 255)
     return result
+
+
+def _content(
+    images: Sequence[NDArray[np.uint8]], maps: Sequence[NDArray[np.uint8]], spacing: tuple[float, ...]
+) -> tuple[slice, ...]:
+    """The part of a volume that is not empty margin: planes with bright voxels or labels, and some room around."""
+    box = []
+    for axis, step in enumerate(spacing):
+        others = tuple(a for a in range(3) if a != axis)
+        filled = np.zeros((images or maps)[0].shape[axis], dtype=bool)
+        for image in images:
+            filled |= (image > EMPTY).mean(axis=others) > EMPTY_SHARE
+        for labels in maps:
+            filled |= labels.any(axis=others)
+        places = np.flatnonzero(filled)
+        margin = math.ceil(MARGIN / step)
+        low, high = (int(places[0]), int(places[-1])) if len(places) else (0, len(filled))
+        box.append(slice(max(low - margin, 0), high + margin + 1))
+    return tuple(box)
+
+
+def _part(grid: Geometry, box: tuple[slice, ...]) -> Geometry:
+    """The grid of a part of a volume."""
+    x, y, z = (len(range(*one.indices(n))) for one, n in zip(box, grid.shape, strict=True))
+    affine = grid.affine.copy()
+    affine[:3, 3] = grid.to_world(np.array([one.start for one in box]))
+    return Geometry((x, y, z), affine)
 
 
 def _coarser(grid: Geometry, factor: float) -> Geometry:

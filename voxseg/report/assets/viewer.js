@@ -142,7 +142,7 @@
     fill(find("map"), scene.maps.map((map) => map.name));
     await show(0, 0);
     nv.scene.crosshairPos = nv.mm2frac(scene.start);
-    nv.drawScene();
+    view();
     nv.createOnLocationChange();
     find("notes").textContent = scene.notes.join(" ");
     find("notes").hidden = false;
@@ -186,7 +186,14 @@
   function view() {
     const { ALWAYS, NEVER } = niivue.SHOW_RENDER;
     nv.opts.multiplanarShowRender = find("view").value === "all" ? ALWAYS : NEVER;
+    nv.opts.crosshairWidth = hairline();
     nv.setSliceType(VIEWS[find("view").value]);
+  }
+  // The width of the crosshair is in millimetres: about one and a half points, whatever is shown.
+  function hairline() {
+    if (scene === null) return 1;
+    const several = ["all", "planes"].includes(find("view").value) ? 2 : 1;
+    return (1.5 * several * scene.extent) / Math.min(canvas.clientWidth, canvas.clientHeight);
   }
   find("view").addEventListener("change", view);
   find("opacity").addEventListener("input", (event) => {
@@ -236,7 +243,6 @@
     tell("Loading …");
     find("stage").hidden = false;
     await nv.attachToCanvas(canvas);
-    view();
     await showScene(0);
     find("controls").hidden = false;
     find("convention").hidden = false;
