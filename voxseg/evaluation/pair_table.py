@@ -26,7 +26,7 @@ def read_table(path: Path, model: str = "") -> Pairing:
     lines: dict[str, int] = {}
     for line, row in rows:
         names = named_file(Path(row["prediction"] or row["reference"] or "?"), Path()).names
-        case = row.get("case") or next(iter(names), "")
+        case = row.get("case") or next(iter(names), "").split("/")[-1]
         if not case:
             raise UserError(f"{path}, line {line}", "does not name the case", "fill in the column case")
         if case in lines:

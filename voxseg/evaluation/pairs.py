@@ -175,11 +175,15 @@ def find_scans(place: Path, pairs: Sequence[Pair]) -> dict[str, Path]:
             found = {}
     if not set(cases) & set(found):
         used = {path.resolve() for pair in pairs for path in (pair.prediction, pair.reference)}
-        files = [replace(file, says=IMAGE - file.says) for file in _all_files(place)]
-        files = [file for file in files if file.says < IMAGE and file.path.resolve() not in used]
-        named = (named_file(pair.reference, _root([p.reference for p in pairs])) for pair in pairs)
-        targets = [replace(n, names=(pair.case, *n.names)) for n, pair in zip(named, pairs, strict=True)]
-        references = References(place, tuple(targets), cases={p.reference: p.case for p in pairs})
+        files = _all_files(place)
+        if not _is_pattern(place):
+            files = [replace(file, says=IMAGE - file.says) for file in files if file.says > LABELS]
+        files = [file for file in files if file.path.resolve() not in used]
+        paths = {pair.case: pair.reference for pair in pairs}
+        root = _root(list(paths.values()))
+        named = {case: named_file(path, root) for case, path in paths.items()}
+        targets = tuple(replace(name, names=(case, *name.names)) for case, name in named.items())
+        references = References(place, targets, cases={path: case for case, path in paths.items()})
         matches, _, _ = _match(files, references)
         for case, (_, candidates) in matches.items():
             best = [file for file in candidates if file.says == min(c.says for c in candidates)]
