@@ -80,7 +80,8 @@ def read_pair(prediction: Path, reference: Path, scheme: LabelScheme, resample: 
     notes = _background(scheme, first, second)
     truth, predicted = to_classes(second.ids, scheme), to_classes(first.ids, scheme)
     if second.geometry.shear > SHEARED:
-        notes.append(f"the grid is sheared by {second.geometry.shear:.0f}°: distances are those along its axes")
+        shear = second.geometry.shear
+        notes.append(f"the grid is sheared by {shear:.0f}°: distances and volumes are as if its axes were upright")
     aligned = on_grid(predicted, first.geometry, second.geometry)
     if aligned is None and not resample:
         problem = difference(first.geometry, second.geometry, second.path.name)
@@ -89,8 +90,8 @@ def read_pair(prediction: Path, reference: Path, scheme: LabelScheme, resample: 
     if aligned is None:
         aligned = resampled(predicted, first.geometry, second.geometry)
         notes.append(_resampling_note(predicted, first.geometry, second.geometry))
-    both = set(np.unique(aligned)[1:].tolist()), set(np.unique(truth)[1:].tolist())
-    if all(both) and not both[0] & both[1]:
+    found, expected = (set(count_labels(classes)) - {0} for classes in (aligned, truth))
+    if found and expected and not found & expected:
         notes.append("no label is in both files: do the numbers mean the same in both?")
     return LabelPair(np.ascontiguousarray(aligned), truth, second.geometry, tuple(notes))
 
