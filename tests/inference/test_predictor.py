@@ -13,7 +13,7 @@ from voxseg.data.geometry import Geometry
 from voxseg.data.labels import LabelTable
 from voxseg.data.volume import Volume
 from voxseg.errors import UserError
-from voxseg.inference import memory, predictor
+from voxseg.inference import memory
 from voxseg.inference.model import Model, ModelConfig, load_model
 from voxseg.inference.predictor import Predictor, choose_device
 from voxseg.networks import NetworkConfig, build_network
@@ -126,13 +126,12 @@ def test_empty_space_changes_nothing(tmp_path):
     assert (result[inner] == reference).mean() > 0.999
 
 
-def test_windows_say_the_same_as_the_whole(monkeypatch):
+def test_windows_say_the_same_as_the_whole():
     geometry = Geometry((120, 110, 100), np.eye(4))
     data, _, _ = two_balls(geometry, np.array([60.0, 50.0, 50.0]), noise=10)
     whole = Predictor(threshold_model(1.0), "cpu").segment(volume_of(data, geometry))
-    monkeypatch.setattr(predictor, "network_bytes", lambda config: 10**9)
     calls = []
-    runner = Predictor(threshold_model(1.0), "cpu")
+    runner = Predictor(threshold_model(1.0), "cpu", window=32)
     windowed = runner.segment(volume_of(data, geometry), lambda stage, fraction: calls.append((stage, fraction)))
     assert whole.windows == 1
     assert windowed.windows > 1
@@ -204,13 +203,12 @@ def test_small_pieces_of_regions_go_if_that_is_wanted():
     assert not one[30:].any()
 
 
-def test_regions_in_windows(monkeypatch):
+def test_regions_in_windows():
     geometry = Geometry((70, 64, 60), np.eye(4))
     large, small = ball(geometry, [33, 31, 29], 22), ball(geometry, [36, 31, 29], 9)
     images = [volume_of(np.float32(100) * mask, geometry) for mask in (large, small)]
     whole = Predictor(region_model(), "cpu").segment(images)
-    monkeypatch.setattr(predictor, "network_bytes", lambda config: 10**9)
-    windowed = Predictor(region_model(), "cpu").segment(images)
+    windowed = Predictor(region_model(), "cpu", window=32).segment(images)
     assert (whole.windows, windowed.windows > 1) == (1, True)
     assert np.array_equal(whole.classes, windowed.classes)
 
@@ -280,13 +278,13 @@ def test_memory_is_counted_for_all_images():
     geometry = Geometry((400, 400, 400), np.diag([2.0, 2, 2, 1]))
     volume = volume_of(np.broadcast_to(np.float32(1), geometry.shape), geometry)
     model = region_model()
-    needed = []
-    for count in (1, 2):
-        runner = Predictor(model, "cpu", max_memory=10**9)
-        with pytest.raises(UserError) as caught:
-            runner._check_memory([volume] * count)
-        needed.append(float(str(caught.value).split("needs ")[1].split(" GB")[0]))
-    assert needed[1] > needed[0] * 1.3
+    runner = Predictor(model, "cpu", max_memory=10**9)
+    one, two = (runner.plan([volume] * count) for count in (1, 2))
+    voxels = 800**3
+    assert one.grid == two.grid == (800, 800, 800)
+    assert two.expected - one.expected > 3.9 * voxels
+    with pytest.raises(UserError, match=f"needs {two.expected / 1e9:.0f}"):
+        runner.segment([volume] * 2)
 
 
 def test_a_network_in_memory_stays_as_it_is(monkeypatch):
@@ -325,10 +323,7 @@ def test_devices():
             choose_device("mps")
 
 
-def test_window_sizes():
-    assert memory.window_size(1000, 10**9) == 96
-    assert memory.window_size(1000, 0) == memory.SMALLEST_WINDOW
-    assert memory.window_size(1000, -5) == memory.SMALLEST_WINDOW
+def test_memory_there_is():
     free = memory.free_memory()
     assert free is None or free > 0
     assert memory.resident_memory() >= 0

@@ -7,6 +7,7 @@ that was padded with empty space is scaled by the same two numbers to the last b
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,9 @@ CLAMP = (-0.5, 2.0)
 
 ZSCORE_LIMIT = 20.0
 """Largest z-score: a few hot voxels must neither dominate a network's input nor overflow half precision."""
+
+CHUNK = 2**20
+"""Voxels that are sorted into bins at a time."""
 
 BACKGROUND_SHARE = 0.05
 """Share of voxels that a value has to have to be a background..."""
@@ -52,9 +56,18 @@ def normalise(volume: Tensor) -> Tensor:
     return rescale(volume, low, high)
 
 
-def rescale(volume: Tensor, low: float, high: float) -> Tensor:
-    """Map `low` to 0 and `high` to 1 linearly and clamp to [-0.5, 2]; float32 of the same shape."""
-    return ((volume.float() - low) * (1.0 / max(high - low, 1e-12))).clamp_(*CLAMP)
+def rescale(volume: Tensor, low: float, high: float, in_place: bool = False) -> Tensor:
+    """Map `low` to 0 and `high` to 1 linearly and clamp to [-0.5, 2]; float32 of the same shape.
+
+    Args:
+        volume: intensities of any real type; float32 if `in_place`.
+        low: becomes 0.
+        high: becomes 1.
+        in_place: whether the volume may be overwritten.
+    """
+    values = volume.float()
+    values = values.sub_(low) if in_place else values - low
+    return values.mul_(1.0 / max(high - low, 1e-12)).clamp_(*CLAMP)
 
 
 def intensity_range(volume: Tensor) -> tuple[float, float]:
@@ -70,20 +83,42 @@ def intensity_range(volume: Tensor) -> tuple[float, float]:
     Returns:
         (low, high) in the volume's unit, high > low; (c, c + 1) if every voxel is c.
     """
-    values = volume.detach().reshape(-1).float()
-    minimum = values.min()
-    above = values[values > minimum]
-    if above.numel() == 0:
-        return float(minimum), float(minimum) + 1.0
-    low = _empty_level(above, float(minimum))
-    foreground = above[above > _threshold(above, low)]
-    high = float(_quantile(foreground if foreground.numel() else above, 0.98))
-    return (low, high) if high > low else (low, low + 1.0)
+    levels = intensity_levels(volume)
+    return levels.low, levels.high
 
 
-def rescale_window(volume: Tensor, low: float, high: float) -> Tensor:
-    """Map `low` to 0 and `high` to 1 linearly and clamp to [0, 1]; float32 of the same shape."""
-    return ((volume.float() - low) * (1.0 / (high - low))).clamp_(0, 1)
+@dataclass(frozen=True)
+class Levels:
+    """Levels of a scan in its unit.
+
+    Attributes:
+        low: of empty space.
+        high: of bright tissue.
+        threshold: above which a voxel counts as tissue rather than as air.
+    """
+
+    low: float
+    high: float
+    threshold: float
+
+
+def intensity_levels(volume: Tensor) -> Levels:
+    """What `intensity_range` and `foreground_threshold` say of a volume, found together."""
+    above, minimum = _above_minimum(volume)
+    count = above.numel()
+    if count == 0:
+        return Levels(minimum, minimum + 1.0, minimum)
+    low, threshold = _empty_and_threshold(above, minimum)
+    foreground = int((above > threshold).sum()) or count
+    high = _order_statistics(above, [count - foreground + _rank(foreground, 0.98)])[0]
+    return Levels(low, high, threshold) if high > low else Levels(low, low + 1.0, threshold)
+
+
+def rescale_window(volume: Tensor, low: float, high: float, in_place: bool = False) -> Tensor:
+    """Map `low` to 0 and `high` to 1 linearly and clamp to [0, 1]; as `rescale` otherwise."""
+    values = volume.float()
+    values = values.sub_(low) if in_place else values - low
+    return values.mul_(1.0 / (high - low)).clamp_(0, 1)
 
 
 def zscore(data: NDArray[Any]) -> NDArray[np.float32]:
@@ -167,29 +202,38 @@ def foreground_threshold(volume: Tensor) -> float:
     Returns:
         The threshold in the volume's unit; the constant itself if the volume is constant.
     """
+    above, minimum = _above_minimum(volume)
+    return _empty_and_threshold(above, minimum)[1] if above.numel() else minimum
+
+
+def _above_minimum(volume: Tensor) -> tuple[Tensor, float]:
+    """The voxels above the minimum [N] as a copy, and the minimum."""
     values = volume.detach().reshape(-1).float()
-    minimum = values.min()
-    above = values[values > minimum]
-    if above.numel() == 0:
-        return float(minimum)
-    return _threshold(above, _empty_level(above, float(minimum)))
+    minimum = float(values.min())
+    if values.device.type == "cpu":  # torch would make an index of 8 bytes a voxel
+        array = values.numpy()
+        return torch.from_numpy(array[array > minimum]), minimum
+    return values[values > minimum], minimum
 
 
-def _empty_level(above: Tensor, minimum: float) -> float:
-    """The level of empty space, given the voxels above the minimum and the minimum."""
-    if 0 <= minimum <= OFFSET_FRACTION * float(_quantile(above, 0.98)):
-        return 0.0
-    return float(_quantile(above, 0.001))
-
-
-def _threshold(above: Tensor, low: float) -> float:
-    """The foreground threshold for the voxels above the minimum [N]."""
+def _empty_and_threshold(above: Tensor, minimum: float) -> tuple[float, float]:
+    """The level of empty space and the foreground threshold; the voxels above the minimum [N] are put in order."""
+    count = above.numel()
     # A few hot voxels (vessels, spikes, a burnt-in marker) must not stretch the histogram.
-    top = float(_quantile(above, 0.995))
+    darkest, bright, top = _order_statistics(above, [_rank(count, q) for q in (0.001, 0.98, 0.995)])
+    low = 0.0 if 0 <= minimum <= OFFSET_FRACTION * bright else darkest
+    return low, _threshold(above, low, top)
+
+
+def _threshold(above: Tensor, low: float, top: float) -> float:
+    """The foreground threshold for the voxels above the minimum [N], on a histogram from `low` to `top`."""
     if top <= low:
         return low
-    bins = ((above - low) * (BINS / (top - low))).clamp_(0, BINS - 1).to(torch.int64)
-    counts = torch.bincount(bins, minlength=BINS).cpu().double()
+    counts = torch.zeros(BINS, dtype=torch.int64, device=above.device)
+    for part in above.split(CHUNK):
+        bins = ((part - low) * (BINS / (top - low))).clamp_(0, BINS - 1).to(torch.int64)
+        counts += torch.bincount(bins, minlength=BINS)
+    counts = counts.cpu().double()
     centres = torch.arange(BINS, dtype=torch.float64) + 0.5
     mass, moment = counts.cumsum(0), (counts * centres).cumsum(0)
     total, total_moment = float(mass[-1]), float(moment[-1])
@@ -207,7 +251,15 @@ def _threshold(above: Tensor, low: float) -> float:
     return low + FOREGROUND_FRACTION * upper * (top - low) / BINS
 
 
-def _quantile(values: Tensor, q: float) -> Tensor:
-    """An order statistic of [N] values, exact and independent of their order; `torch.quantile` stops at 16 million."""
-    k = 1 + round(q * (values.numel() - 1))
-    return values.kthvalue(k).values
+def _rank(count: int, q: float) -> int:
+    """How many of so many ordered values come before the quantile."""
+    return round(q * (count - 1))
+
+
+def _order_statistics(values: Tensor, ranks: list[int]) -> list[float]:
+    """The values [N] of these ranks, counted from 0; exact, whatever their order, which may change."""
+    if values.device.type != "cpu":
+        return [float(values.kthvalue(1 + rank).values) for rank in ranks]
+    array = values.numpy()
+    array.partition(sorted(set(ranks)))
+    return [float(array[rank]) for rank in ranks]

@@ -15,7 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from voxseg.data.geometry import Geometry
-from voxseg.data.normalise import foreground_threshold, intensity_range, rescale, rescale_window, zscore
+from voxseg.data.normalise import Levels, foreground_threshold, intensity_levels, rescale, rescale_window, zscore
 from voxseg.data.resample import affine_points, apply_axes, axis_matrix, axis_positions, interpolate_at
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Prepared",
     "covering_grid",
     "head_grid",
+    "preparation_bytes",
     "prepare",
     "prepare_labels",
     "sample",
@@ -36,6 +37,8 @@ ROUNDING = 1e-5
 """Z-scores below this are 0."""
 SHARE_TOLERANCE = 1e-4
 """Shares of a voxel that differ by less are equal: rounding must not decide between two classes."""
+SLABS = 10**8
+"""Bytes of the slabs in which images are resampled."""
 MULTIPLE = 8
 """Voxels from the centre of the head to each side of its grid are a multiple of this: what four levels halve evenly."""
 
@@ -120,12 +123,36 @@ def prepare(images: Sequence[tuple[NDArray[Any], Geometry]], config: Preparation
         raise ValueError(f"{len(images)} images were given, the configuration has {len(config.images)}")
     sampled = [_Sampled(data, scan, config.spacing) for data, scan in images]
     grid = _working_grid(sampled[0], config)
-    result = torch.empty(len(images), *grid.shape)
+    result = torch.empty(0)
     for channel, image in enumerate(config.images.values()):
         values, inside = _scaled(sampled[channel], image, grid)
-        torch.mul(values, inside, out=result[channel])
         sampled[channel].forget()
+        values.masked_fill_(inside.logical_not_(), 0)
+        if len(images) == 1:
+            return Prepared(values[None], grid)
+        result = result if channel else torch.empty(len(images), *grid.shape)
+        result[channel] = values
     return Prepared(result, grid)
+
+
+def preparation_bytes(images: Sequence[NDArray[Any]], scan: Geometry, config: PreparationConfig) -> int:
+    """Bytes that `prepare` takes at its peak, besides the images themselves; what it leaves included.
+
+    Args:
+        images: as they were read.
+        scan: the grid of the first.
+        config: of the model.
+    """
+    voxels = math.prod(covering_grid(scan, config.spacing).shape)
+    # Samples and whether they lie inside; all channels, where there are several.
+    needed = 5 + (4 * len(images) if len(images) > 1 else 0)
+    scales = {image.scale for image in config.images.values()}
+    if config.crop:
+        needed += 15  # pieces of the head and their mass; of samples on two grids there is less
+    elif "tissue" in scales:
+        needed += 5  # the voxels above the minimum, for their order statistics
+    # Float copies of an image, sorted and scaled.
+    return voxels * needed + SLABS + (13 * max(data.size for data in images) if "zscore" in scales else 0)
 
 
 class _Sampled:
@@ -134,6 +161,7 @@ class _Sampled:
     def __init__(self, data: NDArray[Any], scan: Geometry, spacing: float) -> None:
         self.data, self.scan, self.grid = data, scan, covering_grid(scan, spacing)
         self._whole: tuple[Tensor, Tensor] | None = None
+        self._levels: Levels | None = None
 
     @property
     def whole(self) -> Tensor:
@@ -141,6 +169,13 @@ class _Sampled:
         if self._whole is None:
             self._whole = sample(self.data, self.scan, self.grid)
         return self._whole[0]
+
+    @property
+    def levels(self) -> Levels:
+        """Levels of the whole image."""
+        if self._levels is None:
+            self._levels = intensity_levels(self.whole)
+        return self._levels
 
     def on(self, grid: Geometry) -> tuple[Tensor, Tensor]:
         """As `sample` gives it."""
@@ -157,12 +192,12 @@ def _working_grid(first: _Sampled, config: PreparationConfig) -> Geometry:
     """The grid that a case is segmented on, given its first image."""
     if not config.crop:
         return first.grid
-    low, _ = intensity_range(first.whole)
-    return head_grid(first.whole, low, first.grid, math.ceil(config.margin / config.spacing))
+    levels, margin = first.levels, math.ceil(config.margin / config.spacing)
+    return head_grid(first.whole, levels.low, first.grid, margin, levels.threshold)
 
 
 def _scaled(sampled: _Sampled, image: ImageConfig, grid: Geometry) -> tuple[Tensor, Tensor]:
-    """Normalised intensities at the voxels of a grid, and whether they lie inside the image.
+    """Normalised intensities at the voxels of a grid, and whether they lie inside the image; both may be overwritten.
 
     Z-scores are computed before sampling: only there is a background of one value told apart exactly. A sample at its
     edge so becomes the mixture of z-scores and zeros that linear interpolation makes of it, and one beyond is 0.
@@ -173,10 +208,11 @@ def _scaled(sampled: _Sampled, image: ImageConfig, grid: Geometry) -> tuple[Tens
         return values, inside
     if image.scale == "window":
         values, inside = sampled.on(grid)
-        return rescale_window(values, float(image.low), float(image.high)), inside  # type: ignore[arg-type]
-    low, high = intensity_range(sampled.whole)
+        low, high = float(image.low), float(image.high)  # type: ignore[arg-type]
+        return rescale_window(values, low, high, in_place=True), inside
+    levels = sampled.levels
     values, inside = sampled.on(grid)
-    return rescale(values, low, high), inside
+    return rescale(values, levels.low, levels.high, in_place=True), inside
 
 
 def prepare_labels(classes: NDArray[np.uint8], geometry: Geometry, grid: Geometry) -> NDArray[np.uint8]:
@@ -249,7 +285,7 @@ def covering_grid(scan: Geometry, spacing: float) -> Geometry:
     return _grid(canonical.rigid_axes * spacing, centre, (shape - 1) / 2, shape)
 
 
-def head_grid(values: Tensor, low: float, whole: Geometry, margin: int) -> Geometry:
+def head_grid(values: Tensor, low: float, whole: Geometry, margin: int, threshold: float | None = None) -> Geometry:
     """The part of space that the network is shown: around the largest connected piece of tissue.
 
     The voxels are laid from the piece's centre of mass outwards, in steps of `MULTIPLE` to each side. Empty space
@@ -261,8 +297,9 @@ def head_grid(values: Tensor, low: float, whole: Geometry, margin: int) -> Geome
         low: intensity of empty space.
         whole: grid over the scan.
         margin: voxels of `whole` that are taken at least on every side of the piece.
+        threshold: `foreground_threshold` of the values, if it is known.
     """
-    threshold = foreground_threshold(values)
+    threshold = foreground_threshold(values) if threshold is None else threshold
     pieces, count = ndimage.label((values > threshold).numpy())
     if count == 0:
         return whole
@@ -270,11 +307,12 @@ def head_grid(values: Tensor, low: float, whole: Geometry, margin: int) -> Geome
     sizes[0] = 0
     largest = int(sizes.argmax())
     box = ndimage.find_objects(pieces)[largest - 1]
-    mass = _mass(values, low, threshold, pieces == largest)
+    around = tuple(slice(max(place.start - 1, 0), place.stop + 1) for place in box)
+    mass = _mass(values[around], low, threshold, pieces[around] == largest)
     before, after, centre = [], [], []
     for axis, place in enumerate(box):
         profile = mass.sum(axis=tuple(a for a in range(3) if a != axis), dtype=np.float64)
-        middle = float(profile @ np.arange(len(profile))) / float(profile.sum())
+        middle = around[axis].start + float(profile @ np.arange(len(profile))) / float(profile.sum())
         before.append(_steps(middle - place.start + margin))
         after.append(_steps(place.stop - 1 - middle + margin))
         centre.append(middle)
@@ -288,8 +326,9 @@ def _mass(values: Tensor, low: float, threshold: float, piece: NDArray[np.bool_]
 
     With a sharp edge instead, the centre of mass would move by up to half a voxel with where the voxels lie.
     """
-    filled = ((values - low) / max(threshold - low, 1e-12)).clamp_(0, 1).numpy()
-    return filled * ndimage.binary_dilation(piece, structure=np.ones((3, 3, 3), dtype=bool))
+    filled: NDArray[np.float32] = (values - low).div_(max(threshold - low, 1e-12)).clamp_(0, 1).numpy()
+    filled[~ndimage.binary_dilation(piece, structure=np.ones((3, 3, 3), dtype=bool))] = 0
+    return filled
 
 
 def _steps(voxels: float) -> int:
@@ -325,8 +364,7 @@ def sample(data: NDArray[Any], scan: Geometry, grid: Geometry) -> tuple[Tensor, 
     for along, positions in places:
         matrices[along] = axis_matrix(positions, data.shape[along], beyond=True)
         inside = inside[..., None] & (matrices[along].sum(1) > 0)
-    stored = apply_axes(data, matrices)
-    return stored.permute([along for along, _ in places]).contiguous(), inside
+    return apply_axes(data, matrices, [along for along, _ in places]), inside
 
 
 def _sample_points(data: NDArray[Any], scan: Geometry, grid: Geometry) -> tuple[Tensor, Tensor]:

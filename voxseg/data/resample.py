@@ -7,7 +7,7 @@ so that a flipped volume is resampled to the flipped result. The same holds for 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,26 +107,44 @@ def memory_order(array: NDArray[Any]) -> tuple[int, int, int]:
     return a, b, c
 
 
-def apply_axes(array: NDArray[Any], matrices: Sequence[Tensor]) -> Tensor:
+def apply_axes(array: NDArray[Any], matrices: Sequence[Tensor], axes: Sequence[int] = (0, 1, 2)) -> Tensor:
     """Take each axis of a volume through its matrix, slab by slab, so that no large copy of the volume is made.
 
     Args:
         array: `[N0, N1, N2]` of any real type and memory layout.
         matrices: for each axis `[M, N]` float32.
+        axes: of the array, in the order in which the result has them.
 
     Returns:
-        `[M0, M1, M2]` float32.
+        float32, for `axes` as they come `[M0, M1, M2]`; in one piece of memory.
     """
     order = memory_order(array)
     view = array.transpose(order)
     first, second, third = (matrices[axis] for axis in order)
+    result = torch.empty([len(matrices[axis]) for axis in axes])
+    target = result.permute([list(axes).index(axis) for axis in order])
     slab = max(1, SLAB_BYTES // (4 * view.shape[1] * view.shape[2]))
-    partial = torch.empty(view.shape[0], second.shape[0], third.shape[0])
-    for start in range(0, view.shape[0], slab):
-        values = torch.from_numpy(np.ascontiguousarray(view[start : start + slab], dtype=np.float32))
-        torch.matmul(second, values @ third.T, out=partial[start : start + slab])
-    result = (first @ partial.flatten(1)).view(first.shape[0], second.shape[0], third.shape[0])
-    return result.permute(*np.argsort(order).tolist())
+    for rows, used in _row_blocks(first, max(1, slab * len(first) // view.shape[0])):
+        total: Tensor | None = None
+        for start in range(used.start, used.stop, slab):
+            stop = min(start + slab, used.stop)
+            values = torch.from_numpy(np.ascontiguousarray(view[start:stop], dtype=np.float32))
+            partial = torch.matmul(second, values @ third.T).flatten(1)
+            weights = first[rows, start:stop]
+            total = weights @ partial if total is None else total.addmm_(weights, partial)
+        if total is None:
+            target[rows] = 0
+        else:
+            target[rows] = total.view(-1, len(second), len(third))
+    return result
+
+
+def _row_blocks(matrix: Tensor, count: int) -> Iterator[tuple[slice, slice]]:
+    """Blocks of rows of a matrix, each with the columns that they draw on."""
+    for start in range(0, len(matrix), count):
+        rows = slice(start, min(start + count, len(matrix)))
+        used = matrix[rows].any(0).nonzero()
+        yield rows, slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 0)
 
 
 def affine_points(matrix: NDArray[np.float64], ranges: tuple[range, range, range]) -> Tensor:
@@ -139,6 +157,10 @@ def affine_points(matrix: NDArray[np.float64], ranges: tuple[range, range, range
 
 def interpolate_at(source: Tensor, points: Tensor) -> Tensor:
     """Linear interpolation of `[1, C, X, Y, Z]` at voxel positions `[A, B, C, 3]`, zero outside: `[C, A, B, C]`."""
+    # To grid_sample an axis of one voxel has no length, and all positions are on it: zeros behind it give it one.
+    short = [int(n == 1) for n in source.shape[:1:-1]]
+    if any(short):
+        source = functional.pad(source, [padding for one in short for padding in (0, one)])
     size = torch.tensor(source.shape[2:], dtype=points.dtype)
     # grid_sample counts from -1 to 1 and names the axes backwards.
     places = (points / (size - 1).clamp(min=1) * 2 - 1).flip(-1)[None].to(source.device)

@@ -276,12 +276,33 @@ def _choose(volumes: NDArray[Any], index: int | None) -> NDArray[Any]:
 
 
 def _plain(raw: NDArray[Any], slope: float, inter: float) -> NDArray[Any]:
-    """Stored numbers with their scaling applied: integers as they are where there is none, otherwise float32."""
+    """Stored numbers with their scaling applied: integers where it leaves them so, otherwise float32."""
     if raw.dtype.kind in "iub" and slope == 1 and inter == 0:
         return raw.astype(raw.dtype.newbyteorder("="), copy=False)
+    if raw.dtype.kind in "iu" and slope == 1 and (shifted := _shifted(raw, inter)) is not None:
+        return shifted
     with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused for it
         data = raw.astype(np.float32, copy=False)
-        return data if slope == 1 and inter == 0 else data * np.float32(slope) + np.float32(inter)
+        if slope == 1 and inter == 0:
+            return data
+        data = np.multiply(data, np.float32(slope), out=data if data is not raw else None)
+        return np.add(data, np.float32(inter), out=data)
+
+
+def _shifted(raw: NDArray[Any], inter: float) -> NDArray[Any] | None:
+    """Integers plus a whole number, as CT scans have it, if 16 bits hold them; None otherwise.
+
+    Half of what float32 would take, and exact.
+    """
+    if not float(inter).is_integer() or not raw.size:
+        return None
+    low, high = int(raw.min()) + int(inter), int(raw.max()) + int(inter)
+    if raw.dtype.itemsize > 2 or low < -(2**15) or high >= 2**15:
+        return None
+    # The sum may leave 16 bits on the way and comes back into them: it is taken modulo 2^16.
+    result = raw.astype(np.uint16 if raw.dtype.kind == "u" else np.int16).view(np.int16)
+    result += np.array(int(inter) & 0xFFFF, dtype=np.uint16).view(np.int16)
+    return result
 
 
 def _itk_header(path: Path) -> tuple[Any, tuple[int, ...]]:

@@ -1,15 +1,26 @@
-"""How much memory there is, and how large a window fits into it."""
+"""How much memory there is, and how much a network takes."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from voxseg.networks import NetworkConfig
 from voxseg.steerable import FieldType
 
-__all__ = ["DEFAULT_LIMIT", "NETWORK_CONSTANT", "free_memory", "network_bytes", "resident_memory", "window_size"]
+__all__ = [
+    "DEFAULT_LIMIT",
+    "NETWORK_CONSTANT",
+    "free_memory",
+    "network_bytes",
+    "resident_memory",
+    "reusable_memory",
+]
 
 DEFAULT_LIMIT = 4 * 10**9
 """Bytes that the whole process may take if nothing else is said."""
@@ -20,8 +31,8 @@ FOREIGN_BYTES = 4 * 600
 NETWORK_CONSTANT = 300 * 10**6
 """Bytes of a network's temporaries, which are held in slabs of fixed size."""
 
-SMALLEST_WINDOW = 32
-MULTIPLE = 8  # windows of a multiple of this size are halved evenly on every level
+UNTOUCHED = 256 * 10**6
+"""Free bytes at the end of the heap that may never have been touched, and so are not resident."""
 
 
 def network_bytes(config: NetworkConfig) -> int:
@@ -39,12 +50,6 @@ def network_bytes(config: NetworkConfig) -> int:
     return 4 * (7 * channels + 2 * config.out_channels + config.in_channels)
 
 
-def window_size(bytes_per_voxel: int, allowed: int) -> int:
-    """Voxels on each side of the largest cubic window that fits into `allowed` bytes."""
-    side = int((max(allowed, 0) / bytes_per_voxel) ** (1 / 3)) // MULTIPLE * MULTIPLE
-    return max(side, SMALLEST_WINDOW)
-
-
 def resident_memory() -> int:
     """Bytes of memory that this process holds now; 0 where that cannot be told."""
     try:
@@ -52,6 +57,46 @@ def resident_memory() -> int:
         return pages * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def reusable_memory() -> int:
+    """Bytes of `resident_memory` that are free for new arrays: what earlier scans have left in the heap.
+
+    0 where that cannot be told. Without it a scan would get the less memory the larger the one before was.
+    """
+    info = _heap()
+    return 0 if info is None else max(0, int(info().fordblks) - UNTOUCHED)
+
+
+class _HeapInfo(ctypes.Structure):
+    """`struct mallinfo2` of glibc."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    ]
+
+
+@cache
+def _heap() -> Any:
+    """The function that tells of the heap; None where there is none (glibc before 2.33, other libraries)."""
+    if platform.libc_ver()[0] != "glibc":
+        return None
+    function = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if function is not None:
+        function.restype = _HeapInfo
+    return function
 
 
 def free_memory() -> int | None:

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,26 +18,23 @@ from torch import Tensor, nn
 
 from voxseg.data.geometry import Geometry
 from voxseg.data.labels import LabelTable
-from voxseg.data.preparation import covering_grid, prepare
+from voxseg.data.preparation import Prepared, covering_grid, preparation_bytes, prepare
 from voxseg.data.resample import memory_order
 from voxseg.data.volume import Volume
 from voxseg.errors import UserError
-from voxseg.inference.memory import (
-    DEFAULT_LIMIT,
-    NETWORK_CONSTANT,
-    free_memory,
-    network_bytes,
-    resident_memory,
-    window_size,
-)
+from voxseg.inference.memory import DEFAULT_LIMIT, free_memory, network_bytes, resident_memory, reusable_memory
 from voxseg.inference.model import Model
-from voxseg.inference.restore import keep_largest, restore
-from voxseg.inference.windows import in_windows, window_count
+from voxseg.inference.pieces import found, keep_largest, largest_and_others
+from voxseg.inference.plan import Plan, Run, choose_run
+from voxseg.inference.restore import ProbabilitySink, Restorer, sweep_axis
+from voxseg.inference.windows import in_planes
 
 __all__ = ["Predictor", "Segmentation", "choose_device"]
 
 Progress = Callable[[str, float], None]
 FALLBACK_WINDOW = 96
+AFTERWARDS = 8
+"""Bytes a voxel of the scan that are taken after it was segmented: classes, ids, what is compared and drawn."""
 
 
 @dataclass(eq=False)
@@ -49,12 +46,14 @@ class Segmentation:
         table: the labels.
         windows: in how many windows the network ran.
         seconds: time spent, by stage.
+        plan: what was planned, with the run of the network as it was; None if it was not made by `Predictor`.
     """
 
     classes: NDArray[np.uint8]
     table: LabelTable
     windows: int = 1
     seconds: dict[str, float] = field(default_factory=dict)
+    plan: Plan | None = None
 
     @property
     def labels(self) -> NDArray[Any]:
@@ -78,20 +77,53 @@ class Predictor:
             device, otherwise copied there: it is never moved.
         device: `auto` (CUDA if there is a GPU, otherwise the CPU), `cpu`, `cuda`, `mps`, or any name torch knows.
         max_memory: bytes that the whole process may take on the CPU; by default 4 GB, or what is free if that is less.
+        window: voxels of the sides of the windows that the network runs in; by default the whole grid is one, or as
+            large a part as fits into memory.
+        reserved: bytes of `max_memory` that are left to others, such as a thread that reads the next scan.
 
     Raises:
         UserError: if the device is not there.
     """
 
-    def __init__(self, model: Model, device: str = "auto", max_memory: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        device: str = "auto",
+        max_memory: int | None = None,
+        window: int | None = None,
+        reserved: int = 0,
+    ) -> None:
         self.model = model
         self.device = choose_device(device)
-        self.max_memory = max_memory
+        self.max_memory, self.window, self.reserved = max_memory, window, reserved
         self.network = _on(model.network, self.device)
+
+    def plan(self, images: Volume | Sequence[Volume], probabilities: bool = False) -> Plan:
+        """What segmenting a case will take of memory, and in how many windows the network will run.
+
+        Args:
+            images: as `segment` takes them.
+            probabilities: whether probabilities are wanted too.
+        """
+        volumes = [images] if isinstance(images, Volume) else list(images)
+        config, scan = self.model.config, volumes[0].geometry
+        grid = covering_grid(scan, config.preparation.spacing)
+        preparing = preparation_bytes([volume.data for volume in volumes], scan, config.preparation)
+        # What is there while the network runs: the prepared images and the result.
+        held = 4 * len(volumes) * math.prod(grid.shape) + math.prod(scan.shape)
+        left = self._allowed()
+        run = self._choose(grid, scan, left - held, 2 if probabilities else None)
+        used = resident_memory() - reusable_memory()
+        # The result is counted, turned into labels, compared and drawn in the end.
+        expected = used + max(preparing, held + run.bytes, AFTERWARDS * math.prod(scan.shape))
+        return Plan(grid.shape, config.preparation.spacing, run, expected, used + left)
 
     @torch.no_grad()  # not inference_mode: what layers keep for later must serve training too
     def segment(
-        self, images: Volume | Sequence[Volume], progress: Progress = lambda stage, fraction: None
+        self,
+        images: Volume | Sequence[Volume],
+        progress: Progress = lambda stage, fraction: None,
+        probabilities: ProbabilitySink | None = None,
     ) -> Segmentation:
         """Segment a case, in the grid of its first image.
 
@@ -99,6 +131,7 @@ class Predictor:
             images: the scan; or the images of the case in the order of the model's `preparation.images`. They may have
                 grids of their own, but have to show the same space.
             progress: called with the name of a stage and the fraction of it that is done.
+            probabilities: takes the probability of each class, or of each region, in the scan's grid.
 
         Raises:
             UserError: if the images are not those that the model takes, do not fit together, or cannot be segmented
@@ -107,75 +140,127 @@ class Predictor:
         seconds: dict[str, float] = {}
         config = self.model.config
         volumes = [images] if isinstance(images, Volume) else list(images)
-        first = volumes[0].geometry
         _check_images(volumes, list(config.preparation.images))
-        self._check_memory(volumes)
+        plan = self.plan(volumes, probabilities is not None)
+        _check_memory(volumes[0], plan)
         with _stage("preparing", seconds, progress):
             prepared = prepare([(volume.data, volume.geometry) for volume in volumes], config.preparation)
-        with _stage("network", seconds, progress):
-            probabilities, windows = self._probabilities(prepared.image, lambda done: progress("network", done))
-            if config.postprocessing.largest_component:
-                keep_largest(probabilities, bool(config.output.regions))
-        with _stage("restoring", seconds, progress):
-            layout = memory_order(volumes[0].data)
-            report = _report(progress, "restoring")
-            classes = restore(probabilities, prepared.grid, first, layout, report, self._painted())
-        return Segmentation(classes, self.model.table, windows, seconds)
+        job = _Job(prepared, volumes[0].geometry, memory_order(volumes[0].data), probabilities, seconds, progress)
+        stored = None if probabilities is None else 2
+        run = self._choose(prepared.grid, job.scan, self._allowed() - math.prod(job.scan.shape), stored)
+        if run.window is None:
+            try:
+                return Segmentation(self._at_once(job), self.model.table, 1, seconds, replace(plan, run=run))
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()  # others use the GPU too: the figures were out of date
+                run = self._choose(prepared.grid, job.scan, 0, stored, FALLBACK_WINDOW)
+        return Segmentation(self._in_windows(job, run), self.model.table, run.count, seconds, replace(plan, run=run))
 
     def _painted(self) -> list[int] | None:
         """The class index of each region; None if the outputs are exclusive classes."""
         ids = self.model.table.ids
         return [1 + ids.index(region.label) for region in self.model.config.output.regions] or None
 
-    def _check_memory(self, volumes: Sequence[Volume]) -> None:
-        """Refuse a case whose working grid and result alone are too large."""
-        first = volumes[0]
-        grid = covering_grid(first.geometry, self.model.config.preparation.spacing)
-        # Intensities, normalised intensities, foreground and its pieces; of each further image its intensities on a
-        # grid of its own and on this one; the scaled copy of one image; the result.
-        needed = math.prod(grid.shape) * (20 + 9 * (len(volumes) - 1)) + math.prod(first.geometry.shape)
-        if any(image.scale == "zscore" for image in self.model.config.preparation.images.values()):
-            needed += max(8 * volume.data.size for volume in volumes)
-        allowed = self._allowed()
-        if needed > allowed:
-            voxels = " x ".join(map(str, grid.shape))
-            problem = f"needs {needed / 1e9:.1f} GB for a grid of {voxels} voxels, {allowed / 1e9:.1f} GB are allowed"
-            raise UserError(first.path, problem, "allow more with --max-memory, or give a smaller scan")
-
     def _allowed(self) -> int:
         """Bytes that may still be taken on the CPU."""
-        free = free_memory()
+        reusable, free = reusable_memory(), free_memory()
         limit = self.max_memory if self.max_memory is not None else DEFAULT_LIMIT
-        left = limit - resident_memory()
-        return left if free is None else min(left, int(free * 0.9))
+        left = limit - resident_memory() + reusable - self.reserved
+        return left if free is None else min(left, int(free * 0.9) + reusable)
+
+    def _choose(self, grid: Geometry, scan: Geometry, left: int, stored: int | None, side: int | None = None) -> Run:
+        """How the network runs over a grid with so many bytes left; `stored` as the scan's axis to go along."""
+        config = self.model.config
+        measured: int | None = getattr(self.network, "bytes_per_voxel", None)
+        return choose_run(
+            grid.shape,
+            config.network.out_channels,
+            measured or network_bytes(config.network),
+            left,
+            axis=None if stored is None else sweep_axis(grid, scan, stored),
+            on_device=int(torch.cuda.mem_get_info(self.device)[0] * 0.8) if self.device.type == "cuda" else None,
+            side=side or self.window,
+            pieces=config.postprocessing.largest_component,
+        )
+
+    def _at_once(self, job: _Job) -> NDArray[np.uint8]:
+        """The segmentation of a case whose probabilities fit into memory."""
+        config = self.model.config
+        with _stage("network", job.seconds, job.progress):
+            probabilities, _ = self._probabilities(job.prepared.image, lambda done: job.progress("network", done))
+            if config.postprocessing.largest_component:
+                keep_largest(probabilities, bool(config.output.regions))
+        with _stage("restoring", job.seconds, job.progress):
+            axis = sweep_axis(job.prepared.grid, job.scan, 2 if job.sink is not None else job.layout[0])
+            restorer = job.restorer(axis, self._painted(), _report(job.progress, "restoring"))
+            restorer.feed(probabilities.movedim(axis + 1, 1))
+        return restorer.result
+
+    def _in_windows(self, job: _Job, run: Run) -> NDArray[np.uint8]:
+        """The segmentation of a case, restored in pieces while the network runs in windows."""
+        config = self.model.config
+        regions, one = bool(config.output.regions), config.postprocessing.largest_component
+        assert run.window is not None
+        restorer = job.restorer(run.axis, self._painted())
+        inside: list[NDArray[np.bool_]] = []
+        restoring = 0.0
+        with _stage("network", job.seconds, job.progress):
+            for planes in in_planes(
+                lambda x: self._run(x).cpu(),
+                job.prepared.image[None],
+                run.window,
+                config.network.out_channels,
+                run.axis,
+                progress=_report(job.progress, "network"),
+            ):
+                start = time.perf_counter()
+                if one:
+                    inside.append(found(planes, regions).numpy())
+                restorer.feed(planes)
+                restoring += time.perf_counter() - start
+        job.seconds["network"] -= restoring
+        with _stage("restoring", job.seconds, job.progress):
+            parted = largest_and_others(np.concatenate(inside)) if one else None
+            if parted is not None:
+                restorer.clear(small=parted[1], largest=parted[0])
+        job.seconds["restoring"] += restoring
+        return restorer.result
 
     def _probabilities(self, image: Tensor, progress: Callable[[float], None]) -> tuple[Tensor, int]:
-        """Probabilities `[K, X, Y, Z]` of an image `[C, X, Y, Z]`, whole if it fits, otherwise in windows."""
-        classes = self.model.config.network.out_channels
-        measured: int | None = getattr(self.network, "bytes_per_voxel", None)
-        per_voxel = measured or network_bytes(self.model.config.network)
-        if self.device.type == "cuda":
-            allowed = int(torch.cuda.mem_get_info(self.device)[0] * 0.8)
-        else:
-            allowed = self._allowed() - image[0].numel() * 4 * (classes + 1)
-        allowed -= NETWORK_CONSTANT
-        batch = image[None]
-        if image[0].numel() * per_voxel <= allowed:
-            try:
-                result = self._run(batch)
-                progress(1.0)
-                return result[0], 1
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()  # others use the GPU too: the figures were out of date
-                allowed = FALLBACK_WINDOW**3 * per_voxel
-        side = window_size(per_voxel, allowed)
-        size = (side, side, side)
-        result = in_windows(lambda x: self._run(x).cpu(), batch, size, classes, progress=progress)
-        return result[0], window_count(image.shape[1:], size)
+        """Probabilities `[K, X, Y, Z]` of an image `[C, X, Y, Z]` at once, and how many windows that took."""
+        result = self._run(image[None])[0]
+        progress(1.0)
+        return result, 1
 
     def _run(self, batch: Tensor) -> Tensor:
         logits: Tensor = self.network(batch.to(self.device))
         return logits.float().sigmoid() if self.model.config.output.regions else logits.float().softmax(1)
+
+
+@dataclass(eq=False)
+class _Job:
+    """A case on its way."""
+
+    prepared: Prepared
+    scan: Geometry
+    layout: tuple[int, int, int]
+    sink: ProbabilitySink | None
+    seconds: dict[str, float]
+    progress: Progress
+
+    def restorer(
+        self, axis: int, painted: list[int] | None, progress: Callable[[float], None] = lambda done: None
+    ) -> Restorer:
+        return Restorer(self.prepared.grid, self.scan, axis, self.layout, painted, self.sink, progress)
+
+
+def _check_memory(first: Volume, plan: Plan) -> None:
+    """Refuse a case that needs more memory than is allowed even in the smallest windows."""
+    if plan.expected > plan.allowed:
+        voxels = " x ".join(map(str, plan.grid))
+        needed, allowed = plan.expected / 1e9, plan.allowed / 1e9
+        problem = f"needs {needed:.1f} GB for a grid of {voxels} voxels, {allowed:.1f} GB are allowed"
+        raise UserError(first.path, problem, "allow more with --max-memory, or give a smaller scan")
 
 
 def _on(network: nn.Module, device: torch.device) -> nn.Module:

@@ -1,15 +1,19 @@
-"""Running a network over a volume in overlapping windows that are blended with Gaussian weights."""
+"""Running a network over a volume in overlapping windows that are blended with Gaussian weights.
+
+`in_planes` is what `predict` uses: it gives the result plane by plane, as soon as no window to come reaches a plane, so
+that all of it is never in memory. `in_windows` holds everything and says the same; the tests compare the two.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 import torch
 from torch import Tensor
 
-__all__ = ["gaussian_weights", "in_windows", "window_count", "window_starts"]
+__all__ = ["gaussian_weights", "in_planes", "in_windows", "window_count", "window_starts"]
 
 SIGMA = 0.125  # of the window's length, as nnU-Net and MONAI have it
 OVERLAP = 0.5
@@ -82,3 +86,69 @@ def in_windows(
         total[x, y, z] += weights
         progress(done / len(corners))
     return result.div_(total)
+
+
+def in_planes(
+    predict: Callable[[Tensor], Tensor],
+    image: Tensor,
+    window: Sequence[int],
+    channels: int,
+    axis: int = 0,
+    overlap: float = OVERLAP,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> Iterator[Tensor]:
+    """What `in_windows` gives, in pieces across an axis, while no more is held than one row of windows covers.
+
+    A window in which the image is 0 everywhere is empty space: the first one's result stands for all of them.
+
+    Args:
+        predict: `[1, C, *window]` to `[1, channels, *window]`, on any device.
+        image: `[1, C, X, Y, Z]`.
+        window: voxels of a window; an axis that is shorter than it is taken whole.
+        channels: of the result.
+        axis: across which the pieces are cut.
+        overlap: least fraction of a window that the next one covers too.
+        progress: called with the fraction done.
+
+    Yields:
+        `[channels, n, U, V]` float32 on the image's device, the next n planes; `axis` comes first and the other two
+        follow in their order. It is overwritten when the next piece is asked for.
+    """
+    order = [axis, *(a for a in range(3) if a != axis)]
+    source = image.permute(0, 1, *(2 + a for a in order))
+    back = [0, 1, *(2 + a for a in torch.tensor(order).argsort().tolist())]
+    shape = source.shape[2:]
+    size = [min(n, window[a]) for n, a in zip(shape, order, strict=True)]
+    weights = gaussian_weights(size).to(image.device)
+    rows, *across = (window_starts(n, w, overlap) for n, w in zip(shape, size, strict=True))
+    sums = torch.zeros(channels, size[0], *shape[1:], device=image.device)
+    total = torch.zeros(size[0], *shape[1:], device=image.device)
+    empty: Tensor | None = None
+    done, count = 0, len(rows) * len(across[0]) * len(across[1])
+    for start, following in zip(rows, [*rows[1:], shape[0]], strict=True):
+        for corner in product(*across):
+            u, v = (slice(first, first + w) for first, w in zip(corner, size[1:], strict=True))
+            part = source[:, :, start : start + size[0], u, v]
+            if empty is not None and not part.any():
+                output = empty
+            else:
+                output = predict(part.permute(back)).to(image.device, torch.float32)
+                output = output[0].permute(0, *(1 + a for a in order))
+                if empty is None and not part.any():
+                    empty = output
+            sums[:, :, u, v] += output * weights
+            total[:, u, v] += weights
+            done += 1
+            progress(done / count)
+        finished = following - start
+        yield sums[:, :finished].div_(total[:finished])
+        _move_up(sums, finished)
+        _move_up(total[None], finished)
+
+
+def _move_up(planes: Tensor, count: int) -> None:
+    """Drop the first `count` planes of `[C, N, U, V]` in place; zeros follow the last."""
+    kept = planes.shape[1] - count
+    for plane in range(kept):
+        planes[:, plane] = planes[:, plane + count]
+    planes[:, kept:] = 0
