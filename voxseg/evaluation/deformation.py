@@ -8,7 +8,8 @@ vanish at the border of the field of view,
 
 with c_ijk drawn from N(0, 1 / (i^2 + j^2 + k^2)): the Gibbs ensemble of temperature T of an elastic energy
 |grad tau|^2, cut off at the frequency c. Instead of the temperature, the root mean square displacement is fixed here,
-for every draw.
+for every draw. In a field of view that is no cube, i, j and k are counted in half waves along the edge of a cube of
+the same volume.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from voxseg.errors import UserError
 __all__ = ["CUTOFF", "Deformation", "draw_deformation"]
 
 CUTOFF = 5
-"""Highest frequency, in half waves along the field of view: bumps of a fifth of it, about 40 mm in a head."""
+"""Highest frequency, in half waves along the field of view: bumps of a fifth of it, about 35 mm in a head."""
 
 SLAB_VOXELS = 2**20
 LATTICE = 2**18
@@ -154,9 +155,12 @@ def draw_deformation(
     Raises:
         UserError: if a deformation of that size would fold over itself.
     """
-    order = np.arange(1, cutoff + 1)
-    squares = (order[:, None, None] ** 2 + order[:, None] ** 2 + order**2).astype(np.float64)
-    deviation = np.where(squares < (cutoff + 0.5) ** 2, squares**-0.5, 0)
+    lengths = np.array(field.shape) * field.spacing
+    # Waves are counted along a cube of the same volume: bumps are as wide along a short axis as along a long one.
+    scale = (lengths.prod() ** (1 / 3) / lengths) ** 2
+    order = np.arange(1, cutoff + 1) ** 2
+    squares = scale[0] * order[:, None, None] + scale[1] * order[:, None] + scale[2] * order
+    deviation = np.where(squares <= max((cutoff + 0.5) ** 2, squares[0, 0, 0]), squares**-0.5, 0)
     shape = Deformation(random.standard_normal((3, *squares.shape)) * deviation, field)
     result = shape.scaled(rms / shape.size(within)[0])
     if result.size(within)[2] <= 0:

@@ -88,6 +88,11 @@ def text_lines(result: Robustness) -> list[str]:
         for test, entry in found["tests"].items():
             rows.append(_text_row(test, entry))
         lines += _aligned(rows)
+        cost = found["interpolation_costs"]
+        if cost is not None:
+            lines.append(
+                f"  a turn by {BASELINE_DEGREES:g}°, which angles and deformations are compared with: {-cost:+.3f}"
+            )
         for kind, entry in found["stability"].items():
             lines.append("  " + _stability_line(kind, entry))
     if result.skipped:
@@ -105,14 +110,13 @@ def _of_model(result: Robustness, model: str) -> dict[str, Any]:
         if chosen:
             tests[test] = _of_test(chosen, structures)
     turned = [score for score in scores if _is_baseline(score)]
-    if turned:
-        differences = [_mean(s.dice, structures) - _mean(s.baseline, structures) for s in turned]
-        tests.setdefault("angles", {})["interpolation_costs"] = _rounded(-statistics.fmean(differences))
+    cost = _average(_mean(s.baseline, structures) - _mean(s.dice, structures) for s in turned)
     stability = [score for score in result.stability if score.model == model]
     kinds = list(dict.fromkeys(score.kind for score in stability))
     return {
         "structures": [structure.name for structure in structures],
-        "tests": {name: entry for name, entry in tests.items() if "runs" in entry},
+        "tests": tests,
+        "interpolation_costs": _rounded(cost),
         "stability": {kind: _of_stability([s for s in stability if s.kind == kind]) for kind in kinds},
     }
 
@@ -195,7 +199,7 @@ def _voxels(entry: dict[str, Any]) -> str:
     count, share = entry["most_voxels_changed"], entry["largest_share_changed"]
     if count == 0:
         return "the same segmentation, voxel for voxel"
-    return f"at most {count:,} voxel{'s' * (count > 1)} changed ({100 * share:.2g} %)"
+    return f"at most {count:,} voxel{'s' * (count > 1)} changed ({100 * share:.1g} %)"
 
 
 def _stability_line(kind: str, entry: dict[str, Any]) -> str:

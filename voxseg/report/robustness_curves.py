@@ -27,7 +27,8 @@ PANELS = {
     "blur": ("blur, FWHM / mm", 0.0),
     "slices": ("slice thickness / mm", None),
     "resolution": ("voxel size / mm", None),
-    "gamma": ("gamma", 1.0),
+    "gamma": ("exponent", 1.0),
+    "inversion": ("", None),
     "cropping": ("part cut off on one side", 0.0),
     "deformation": ("RMS displacement / mm", 0.0),
 }
@@ -39,10 +40,11 @@ WITHOUT_LEVELS = {
     "orientations": "48 file\norientations",
     "headers": "wrong\nheaders",
     "handedness": "headers of\nwrong hand",
-    "inversion": "contrast\ninverted",
 }
-COLUMNS = 4
-PANEL = (3.3, 2.7)  # inches
+COLUMNS = 5
+PANEL = (2.8, 2.7)  # inches
+LEAST_SPAN = 0.2
+"""Of the axis of Dice: differences that nobody would see in a segmentation are not to look large."""
 
 Means = dict[str, list[tuple[ConditionScore, float, float]]]
 
@@ -86,10 +88,10 @@ def _panels(result: Robustness) -> list[tuple[int, Callable[..., None]]]:
     there = {score.test for score in result.scores}
     panels: list[tuple[int, Callable[..., None]]] = []
     if "angles" in set(result.settings.tests) & there:
-        panels.append((2, _draw_angles))
+        panels.append((3, _draw_angles))
     if there & set(WITHOUT_LEVELS):
         panels.append((2, _draw_without_levels))
-    panels += [(1, _curve(test)) for test in PANELS if test in there]
+    panels += [(1, _draw_inversion if test == "inversion" else _curve(test)) for test in PANELS if test in there]
     if result.stability:
         panels.append((1, _draw_stability))
     return panels
@@ -119,12 +121,13 @@ def _means(result: Robustness, model: str) -> Means:
 
 def _range(means: dict[str, Means]) -> tuple[float, float]:
     """Of the axis of Dice, common to all curves."""
-    curves = ("upright", "angles", *PANELS)
+    curves = ("upright", "angles", *(test for test in PANELS if test != "inversion"))
     values = [dice for found in means.values() for test in curves for _, dice, _ in found.get(test, [])]
     if not values:
         return 0.0, 1.0
     margin = max(0.01, 0.06 * (max(values) - min(values)))
-    return max(min(values) - margin, -0.01), min(max(values) + margin, 1.01)
+    high = min(max(values) + margin, 1.01)
+    return max(min(min(values) - margin, high - LEAST_SPAN), -0.01), high
 
 
 def _style(number: int) -> dict[str, Any]:
@@ -167,9 +170,12 @@ def _curve(test: str) -> Callable[..., None]:
         axes.set_label("dice")
         for number, model in enumerate(models):
             levels: dict[float, list[float]] = {}
+            bases: dict[float, list[float]] = {}
             for score, dice, base in means[model].get(test, []):
                 levels.setdefault(score.level, []).append(dice)
-                if neutral is not None and not math.isnan(base) and test != "cropping":
+                if neutral is None:
+                    bases.setdefault(score.level, []).append(base)
+                elif not math.isnan(base) and test != "cropping":
                     levels.setdefault(neutral, []).append(base)
             upright = [dice for _, dice, _ in means[model].get("upright", [])]
             if levels and test == "cropping" and upright:
@@ -178,6 +184,13 @@ def _curve(test: str) -> Callable[..., None]:
                 _draw_levels(axes, number, levels)
             if upright and test != "deformation":
                 axes.axhline(statistics.fmean(upright), color=_style(number)["color"], linewidth=0.7, alpha=0.6)
+            if bases:
+                # What the segmentation of the scan as it is scores on the coarser grid.
+                x = sorted(bases)
+                colour = _style(number)["color"]
+                y = [statistics.fmean(bases[level]) for level in x]
+                axes.plot(x, y, ":", color=colour, linewidth=1, marker=_style(number)["marker"], mfc="white", ms=4)
+                axes.set_xlim(0, 1.1 * max(x))
         if test == "gamma":
             from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
@@ -189,6 +202,18 @@ def _curve(test: str) -> Callable[..., None]:
         axes.set_xlabel(label)
 
     return draw
+
+
+def _draw_inversion(axes: Axes, models: Sequence[str], means: dict[str, Means], result: Robustness) -> None:
+    """Dice before and after, on an axis of its own, as this is the hardest of all."""
+    for number, model in enumerate(models):
+        runs = means[model].get("inversion", [])
+        if runs:
+            _draw_levels(axes, number, {0.0: [base for _, _, base in runs], 1.0: [dice for _, dice, _ in runs]})
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlim(-0.3, 1.3)
+    axes.set_xticks([0, 1], ["as scanned", "inverted"])
+    axes.set_title("contrast inversion (axis from 0 to 1)", fontsize=10)
 
 
 def _draw_without_levels(axes: Axes, models: Sequence[str], means: dict[str, Means], result: Robustness) -> None:
@@ -212,7 +237,7 @@ def _draw_without_levels(axes: Axes, models: Sequence[str], means: dict[str, Mea
     axes.set_xticks(range(len(tests)), [WITHOUT_LEVELS[test] for test in tests], fontsize=8)
     axes.set_xlim(-0.6, len(tests) - 0.4)
     low, high = axes.get_ylim()
-    axes.set_ylim(min(low, -0.02), max(high, 0.01))
+    axes.set_ylim(min(low, -0.05), max(high, 0.02))
     axes.set_ylabel("change of Dice")
     axes.set_title("no interpolation: each run, and the mean", fontsize=10)
 
@@ -237,6 +262,8 @@ def _draw_stability(axes: Axes, models: Sequence[str], means: dict[str, Means], 
             values += [*quotients, max(ratio, 1e-6)]
     axes.set_yscale("log")
     axes.set_ylim(min(values) / 2, max(values) * 2)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     axes.axhline(1, color="0.4", linewidth=0.8)
     sizes = {s.kind: f"{s.size:g} mm" if s.kind == "deformation" else f"{s.size:g}°" for s in result.stability}
     axes.set_xticks(range(len(kinds)), [f"{kind}\n{sizes[kind]}" for kind in kinds], fontsize=8)
