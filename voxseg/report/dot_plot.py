@@ -12,7 +12,7 @@ __all__ = ["DotRow", "dot_plot"]
 
 NAMES, RIGHT, TOP, WIDTH = 210, 30, 26, 900  # of the drawing
 LINE = 15  # height of the dots of one model
-COLOURS = ("#1f77b4", "#e07b00", "#2a9d54", "#b5308b", "#7a5cc9", "#8c6d31")
+COLOURS = ("#3b8fd4", "#e07b00", "#2fa65a", "#c94a9f", "#8a6fd6", "#a5823d")  # seen on light and on dark pages
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ def dot_plot(rows: Sequence[DotRow], models: Sequence[str], title: str) -> Html:
     lowest = min(
         (v for row in rows for by in row.values.values() for v in by.values() if not math.isnan(v)), default=0.0
     )
-    start = math.floor(lowest * 10 - 1e-9) / 10 if lowest > 0 else 0.0
-    start = min(max(start, 0.0), 0.9)
+    start = min(max(math.floor(lowest * 10 - 1e-9) / 10, 0.0), 0.9)
 
     def x(value: float) -> float:
         return NAMES + (value - start) / (1 - start) * (WIDTH - NAMES - RIGHT)
@@ -53,7 +52,8 @@ def dot_plot(rows: Sequence[DotRow], models: Sequence[str], title: str) -> Html:
         f'<svg class="plot" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}" '
         f'style="min-width:36rem">'
     ]
-    ticks = [start + (1 - start) * k / 5 for k in range(6)]
+    step = 0.1 if start < 0.8 else 0.05
+    ticks = [start + step * k for k in range(round((1 - start) / step) + 1)]
     for tick in ticks:
         parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{TOP - 6}" y2="{height - 22}"/>')
         parts.append(f'<text x="{x(tick):.1f}" y="{height - 6}" text-anchor="middle">{tick:.2f}</text>')
@@ -83,7 +83,7 @@ def _model(row: DotRow, model: str, y: float, colour: str, x: Callable[[float], 
         offset = (k % 5 - 2) * 1.6  # so that equal values do not hide each other
         hint = f"<title>{escape(case)}: {value:.3f}</title>"
         parts.append(
-            f'<circle cx="{x(value):.1f}" cy="{y + offset:.1f}" r="3.2" fill="{colour}" opacity="0.6">{hint}</circle>'
+            f'<circle cx="{x(value):.1f}" cy="{y + offset:.1f}" r="3.2" fill="{colour}" opacity="0.75">{hint}</circle>'
         )
     mean, low, high = row.means.get(model, (math.nan,) * 3)
     if not math.isnan(low):

@@ -23,6 +23,7 @@ from voxseg.evaluation.tables import convention_lines
 from voxseg.report.case_planes import draw_case
 from voxseg.report.evaluation_tables import (
     case_table,
+    common_notes,
     comparison_tables,
     dice_matrix,
     dots,
@@ -153,7 +154,9 @@ def _cases(evaluation: Evaluation) -> Html:
     for model in evaluation.models:
         of = f" of {model}" if len(evaluation.models) > 1 else ""
         matrices.append(details(f"Dice of every case and structure{of}", dice_matrix(evaluation, model)))
-    return section("Cases", case_table(evaluation), *matrices, anchor="cases")
+    notes = "".join(f"<li>all cases: {escape(note)}</li>" for note in common_notes(evaluation.cases))
+    listed = Html(f'<ul class="note">{notes}</ul>') if notes else Html("")
+    return section("Cases", case_table(evaluation), listed, *matrices, anchor="cases")
 
 
 def _problems(evaluation: Evaluation) -> Html:
@@ -203,7 +206,10 @@ class _Drawer:
                 parts.append(self._picture(case))
         if len(self.evaluation.models) > MOST_MODELS:
             parts.append(Html(f'<p class="note">Pictures are of the first {MOST_MODELS} models.</p>'))
-        note = "Planes through the reference; radiological convention, the patient's left is on the right."
+        note = (
+            "Planes through the reference, structures in the colours of the summary. Radiological convention: the "
+            "patient's left is on the right."
+        )
         return (
             section("Pictures", Html(f'<p class="note">{note}</p>'), *parts, anchor="pictures") if parts else Html("")
         )
@@ -258,13 +264,15 @@ class _Drawer:
             maps.append(LabelMap(f"differences{of}", wrong, DIFFERENCES))
         maps.insert(1, LabelMap("reference", files.reference, legend))
         images = {} if files.scan is None else {"scan": files.scan}
-        return Scene(name, images, maps, files.geometry, list(files.notes))
+        focus = files.reference if files.reference.any() else None  # as in the pictures
+        return Scene(name, images, maps, files.geometry, files.notes, focus)
 
     def _legends(self, scenes: Sequence[Scene]) -> Html:
         """The structures that are in the scenes, and the kinds of differences, each with a box."""
         present = sorted({int(k) for scene in scenes for m in scene.maps for k in _present(m)})
         structures = {k: (self.table[k - 1].name, self.table[k - 1].colour) for k in present}
-        return Html(_legend("structures", structures) + _legend(DIFFERENCES.name, DIFFERENCES.labels))
+        lists = _legend("structures", structures) + _legend(DIFFERENCES.name, DIFFERENCES.labels)
+        return Html(f'<div class="legends">{lists}</div>')
 
     def _files(self, case: CaseEvaluation) -> _Files | str:
         """The arrays of a case, or why they cannot be drawn."""

@@ -12,7 +12,7 @@ from voxseg.report.dot_plot import DotRow, dot_plot
 from voxseg.report.page import Column, Html, escape, number, table
 from voxseg.report.viewer import swatch
 
-__all__ = ["case_table", "comparison_tables", "dice_matrix", "dots", "side_table", "summary_table"]
+__all__ = ["case_table", "common_notes", "comparison_tables", "dice_matrix", "dots", "side_table", "summary_table"]
 
 TESTED = {"dice": "Dice", "nsd": "surface Dice", "hd95": "HD95, mm"}
 KINDS = {"region": "regions", "label": "structures", "both sides": "both sides together"}
@@ -31,6 +31,8 @@ def summary_table(evaluation: Evaluation, rows: Sequence[StructureSummary]) -> H
         Column("structure"),
         *([Column("kind")] if several else []),
         Column("cases", True, "in which the structure has a Dice"),
+        Column("missed", True, "cases where only the reference has it"),
+        Column("false", True, "cases where only the prediction has it"),
         Column("Dice", True, "mean over cases, with the 95 % interval of the mean"),
         Column("median", True, "median Dice"),
         Column("sd", True, "standard deviation of the Dice between cases"),
@@ -40,8 +42,6 @@ def summary_table(evaluation: Evaluation, rows: Sequence[StructureSummary]) -> H
         Column("volume error", True, "predicted minus true volume, as a share of the true one"),
         Column("sensitivity", True),
         Column("precision", True),
-        Column("missed", True, "cases where only the reference has it"),
-        Column("false", True, "cases where only the prediction has it"),
     ]
     if lesions:
         columns += [
@@ -67,6 +67,8 @@ def _summary_cells(row: StructureSummary, colours: Mapping[str, str], several: b
         cells.append("" if row.kind == "mean" else KINDS[row.kind])
     cells += [
         (str(m["dice"].count), m["dice"].count),
+        _count(row.missed),
+        _count(row.false),
         (_with_interval(row, "dice", 3), m["dice"].mean),
         _plain(m["dice"].median, 3),
         _plain(m["dice"].sd, 3),
@@ -76,8 +78,6 @@ def _summary_cells(row: StructureSummary, colours: Mapping[str, str], several: b
         ("–" if math.isnan(error) else f"{number(100 * error, 1)} %", error),
         _plain(m["sensitivity"].mean, 3),
         _plain(m["precision"].mean, 3),
-        _count(row.missed),
-        _count(row.false),
     ]
     if lesions:
         counts = row.lesions
@@ -136,7 +136,8 @@ def case_table(evaluation: Evaluation) -> Html:
     """A row a case and model: means over structures, what was missed, what is on the wrong side."""
     positions = mean_positions(evaluation.structures)
     several, sided = len(evaluation.models) > 1, any(case.sides is not None for case in evaluation.cases)
-    noted = any(case.notes for case in evaluation.cases)
+    common = common_notes(evaluation.cases)
+    noted = any(set(case.notes) - set(common) for case in evaluation.cases)
     columns = [
         Column("case"),
         *([Column("model")] if several else []),
@@ -160,9 +161,16 @@ def case_table(evaluation: Evaluation) -> Html:
         if sided:
             cells.append(_sides(case))
         if noted:
-            cells.append("; ".join(case.notes))
+            cells.append("; ".join(note for note in case.notes if note not in common))
         rows.append(cells)
     return table(columns, rows, sortable=True)
+
+
+def common_notes(cases: Sequence[CaseEvaluation]) -> list[str]:
+    """Notes that all cases have, of several."""
+    if len(cases) < 2:
+        return []
+    return [note for note in cases[0].notes if all(note in case.notes for case in cases)]
 
 
 def _named(case: CaseEvaluation, positions: Sequence[int], status: str) -> object:

@@ -10,7 +10,7 @@ import base64
 import gzip
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import nibabel as nib
@@ -74,15 +74,19 @@ class Scene:
         name: for people.
         images: scans `[X, Y, Z]` in stored axes by name; the first is shown at the start. Without any, label maps lie
             on black.
-        maps: segmentations in the same grid; the first is shown at the start.
+        maps: segmentations in the same grid, at least one; the first is shown at the start.
         geometry: of all of them.
+        notes: what a reader has to know, sentences.
+        focus: classes in stored axes; the crosshair starts on the planes that `where` chooses for them. By default
+            those of the first map.
     """
 
     name: str
     images: Mapping[str, NDArray[Any]]
     maps: Sequence[LabelMap]
     geometry: Geometry
-    notes: list[str] = field(default_factory=list)
+    notes: Sequence[str] = ()
+    focus: NDArray[np.uint8] | None = None
 
 
 def viewer(scenes: Sequence[Scene], beside: str = "") -> tuple[Html, list[Script]]:
@@ -160,7 +164,8 @@ def _scene_json(scene: Scene, budget: int) -> str:
     """A scene as the viewer reads it, in at most about `budget` compressed bytes."""
     whole = scene.geometry.canonical
     maps = [scene.geometry.to_canonical(m.classes) for m in scene.maps]
-    point, shown = where(maps[0], whole.spacing) if maps else ([n // 2 for n in whole.shape], [slice(None)] * 3)
+    focus = maps[0] if scene.focus is None else scene.geometry.to_canonical(scene.focus)
+    point, shown = where(focus, whole.spacing)
     images, windows = [], []
     for image in scene.images.values():
         data = scene.geometry.to_canonical(image)
@@ -204,9 +209,8 @@ def _notes(scan: Geometry, shown: Geometry, has_image: bool) -> list[str]:
     """What a reader has to know of how a scene was embedded."""
     notes = []
     if has_image:
-        notes.append(
-            "Grey values are shown in 255 steps between the 1st and the 99.7th percentile around the structures."
-        )
+        window = "between the 1st and the 99.7th percentile around the structures"
+        notes.append(f"Empty margins are left out. Grey values are shown in 255 steps {window}.")
     else:
         notes.append("The scan is not in this page: the segmentation lies on black.")
     if shown.shape != scan.shape:

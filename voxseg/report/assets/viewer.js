@@ -60,19 +60,31 @@
 
   const hiddenOf = (legend) => hidden.get(legend) ?? hidden.set(legend, new Set()).get(legend);
 
-  // The colour table of a label map: what is switched off is clear.
+  // The colour table of a label map.
   function colours(map) {
-    const off = hiddenOf(map.legend);
     const table = { R: [0], G: [0], B: [0], A: [0], I: [0], labels: [""] };
     for (const [index, name, colour] of map.labels) {
       table.R.push(parseInt(colour.slice(1, 3), 16));
       table.G.push(parseInt(colour.slice(3, 5), 16));
       table.B.push(parseInt(colour.slice(5, 7), 16));
-      table.A.push(off.has(index) ? 0 : 255);
+      table.A.push(255);
       table.I.push(index);
       table.labels.push(name);
     }
     return table;
+  }
+
+  // Take the switches, the opacity and the outlines over to the label map on the canvas.
+  function dress() {
+    const volume = nv.volumes[1];
+    const off = hiddenOf(shownMap.legend);
+    const kept = Uint8Array.from({ length: 256 }, (_, index) => (off.has(index) ? 0 : index));
+    const source = shownMap.classes;
+    for (let k = 0; k < source.length; k++) volume.img[k] = kept[source[k]];
+    const opacity = Number(find("opacity").value) / 100;
+    const outline = find("outline").checked;
+    volume.opacity = outline ? 0 : opacity;
+    nv.opts.atlasOutline = outline ? opacity : 0;
   }
 
   const option = (text, value) => {
@@ -112,15 +124,19 @@
     shownMap = scene.maps[mapIndex] ?? null;
     if (shownMap !== null) {
       const map = await load(`map-${mapIndex}.nii.gz`, shownMap.data, {});
+      shownMap.classes ??= Uint8Array.from(map.img);
       map.setColormapLabel(colours(shownMap));
       volumes.push(map);
     }
-    if (volumes.length > 1) volumes[1].opacity = Number(find("opacity").value) / 100;
     // All at once: adding them one by one would compute everything for each.
     nv.volumes = volumes;
     nv.back = volumes[0];
     nv.overlays = volumes.slice(1);
+    if (shownMap !== null) dress();
     nv.updateGLVolume();
+    // For whoever waits for it.
+    canvas.dataset.image = imageIndex;
+    canvas.dataset.map = mapIndex;
     for (const box of switches) box.hidden = shownMap === null || box.dataset.legend !== shownMap.legend;
     for (const list of document.querySelectorAll("[data-legend-of]")) {
       list.hidden = shownMap === null || list.dataset.legendOf !== shownMap.legend;
@@ -129,7 +145,7 @@
 
   function paint() {
     if (shownMap === null || nv.volumes.length < 2) return;
-    nv.volumes[1].setColormapLabel(colours(shownMap));
+    dress();
     nv.updateGLVolume();
     tellPlace();
   }
@@ -146,17 +162,20 @@
     nv.createOnLocationChange();
     find("notes").textContent = scene.notes.join(" ");
     find("notes").hidden = false;
-    canvas.dataset.scene = index; // for whoever waits for it
+    canvas.dataset.scene = index;
   }
 
   let place = null;
   function tellPlace() {
     if (place === null) return;
     const [x, y, z] = place.mm;
-    const signed = (value, low, high) => Math.abs(value).toFixed(1) + " mm " + (value < 0 ? low : high);
-    const parts = [[signed(x, "left", "right"), signed(y, "posterior", "anterior"), signed(z, "inferior", "superior")].join(", ")];
+    const signed = (value) => (value <= -0.05 ? "\u2212" : "") + Math.abs(value).toFixed(1);
+    const parts = [`x ${signed(x)}, y ${signed(y)}, z ${signed(z)} mm`];
     if (shownMap !== null && place.values.length > 1) {
-      const label = shownMap.labels.find(([index]) => index === Math.round(place.values[1].value));
+      const [i, j, k] = place.values[1].vox;
+      const [, width, height] = nv.volumes[1].hdr.dims;
+      const value = shownMap.classes[i + width * (j + height * k)];
+      const label = shownMap.labels.find(([index]) => index === value);
       parts.push(label ? label[1] + (hiddenOf(shownMap.legend).has(label[0]) ? " (hidden)" : "") : "no structure");
     }
     if (scene.images.length) parts.push("intensity " + Number(place.values[0].value.toPrecision(4)));
@@ -196,10 +215,8 @@
     return (1.5 * several * scene.extent) / Math.min(canvas.clientWidth, canvas.clientHeight);
   }
   find("view").addEventListener("change", view);
-  find("opacity").addEventListener("input", (event) => {
-    if (nv.volumes.length > 1) nv.setOpacity(1, Number(event.target.value) / 100);
-  });
-  find("outline").addEventListener("change", (event) => nv.setAtlasOutline(event.target.checked ? 1 : 0));
+  find("opacity").addEventListener("input", paint);
+  find("outline").addEventListener("change", paint);
   find("neurological").addEventListener("change", convention);
   find("scene")?.addEventListener("change", (event) => then(() => showScene(Number(event.target.value))));
   for (const id of ["image", "map"]) {

@@ -1,0 +1,314 @@
+"""The pages in a real browser without graphics hardware, opened from the disk."""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from voxseg.report.evaluation_page import write_evaluation_page
+from voxseg.report.qc import draw_qc
+from voxseg.report.scan_page import ScanReport, write_scan_page
+
+ARGUMENTS = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
+PATIENCE = 60_000  # milliseconds until a step has failed
+WINDOW = {"width": 760, "height": 640}  # small, as every pixel is computed
+
+
+@pytest.fixture(scope="module")
+def launch():
+    """Starts browsers, which end with the module."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+    if program is None:
+        pytest.skip("there is no chromium and no google-chrome on this machine")
+    with playwright.sync_playwright() as driver:
+        opened = []
+
+        def start(*arguments):
+            opened.append(driver.chromium.launch(executable_path=program, args=[*ARGUMENTS, *arguments]))
+            return opened[-1]
+
+        yield start
+        for browser in opened:
+            browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser(launch):
+    return launch()
+
+
+def visit(browser, path, **options):
+    """Open a page; what it says on the console and what it requests is kept."""
+    page = browser.new_page(viewport=WINDOW, **options)
+    page.said, page.requested = [], []
+    page.on("console", lambda message: page.said.append(message.text))
+    page.on("pageerror", lambda error: page.said.append(str(error)))
+    page.on("request", lambda request: page.requested.append(request.url))
+    page.set_default_timeout(PATIENCE)
+    page.goto(path.as_uri())
+    return page
+
+
+def ready(page, scene=0):
+    page.wait_for_selector(f"#viewer-canvas[data-scene='{scene}']")
+    page.wait_for_selector("#viewer-controls", state="visible")
+    return page
+
+
+def canvas(page):
+    """Pixels [H, W, 3] of the viewer, 0 to 1, as they are on the screen."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return imread(io.BytesIO(page.locator("#viewer-canvas").screenshot()))[..., :3]
+
+
+def saturated(picture, colour):
+    """Pixels [N, 2] (row, column) of about a hue: channels of `colour` that are 1 well above those that are 0."""
+    high = np.array(colour, dtype=bool)
+    return np.argwhere(picture[..., high].min(-1) - picture[..., ~high].max(-1) > 0.3)
+
+
+def choose(page, name, value):
+    page.select_option(f"#viewer-{name}", value)
+
+
+def slide(page, value):
+    page.locator("#viewer-opacity").fill(str(value))
+
+
+@pytest.fixture(scope="module")
+def scan_page(browser, tmp_path_factory, head):
+    folder = tmp_path_factory.mktemp("page")
+    path = folder / "head.html"
+    draw_qc(folder / "qc.png", head.scan, head.classes, head.geometry, head.table, head.counts, "head")
+    report = ScanReport("head", {"t1": "head.nii.gz"}, "tiny")
+    picture = (folder / "qc.png").read_bytes()
+    images = {"t1": head.scan, "flair": head.scan.max() - head.scan}
+    write_scan_page(path, images, head.classes, head.geometry, head.table, head.counts, picture, report)
+    page = ready(visit(browser, path))
+    page.path, page.picture = path, imread(folder / "qc.png")[..., :3]
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def viewer(scan_page):
+    """The page of a scan as it is when it has been opened."""
+    choose(scan_page, "view", "planes")
+    choose(scan_page, "image", "0")
+    for box in ("outline", "neurological"):
+        scan_page.set_checked(f"#viewer-{box}", False)
+    slide(scan_page, 50)
+    scan_page.click("#viewer-all")
+    return scan_page
+
+
+def test_it_loads_without_errors_and_without_requests(viewer):
+    assert viewer.requested == [viewer.url]
+    assert viewer.url.startswith("file://")
+    assert viewer.said == []
+    assert viewer.inner_text("#viewer-message") == ""
+    assert "Radiological convention" in viewer.inner_text("#viewer-convention")
+
+
+def test_the_head_is_seen(viewer):
+    viewer.click("#viewer-none")
+    picture = canvas(viewer)
+    grey = picture[np.ptp(picture, axis=-1) < 0.02]
+    assert len(np.unique(np.round(grey[:, 0] * 255))) > 60
+    assert (grey[:, 0] > 0.3).mean() > 0.05
+
+
+def test_a_box_in_the_table_shows_and_hides_a_structure(viewer):
+    slide(viewer, 100)
+    yellow = len(saturated(canvas(viewer), (1, 1, 0)))  # the hippocampus; the crosshair is yellow too
+    box = viewer.locator("#volumes input.toggle[aria-label='show Hippocampus']")
+    box.uncheck()
+    hidden = len(saturated(canvas(viewer), (1, 1, 0)))
+    assert yellow > hidden + 300
+    box.check()
+    assert len(saturated(canvas(viewer), (1, 1, 0))) == yellow
+
+
+def test_all_and_none(viewer):
+    viewer.click("#viewer-none")
+    assert viewer.locator("input.toggle:checked").count() == 0
+    without = canvas(viewer)
+    viewer.click("#viewer-all")
+    assert viewer.locator("input.toggle:checked").count() == 3
+    assert (np.abs(canvas(viewer) - without).max(-1) > 0.05).mean() > 0.05
+
+
+def test_opacity(viewer):
+    slide(viewer, 0)
+    clear = canvas(viewer)
+    slide(viewer, 50)
+    half = canvas(viewer)
+    slide(viewer, 100)
+    full = canvas(viewer)
+    changed = np.abs(full - clear).max(-1) > 0.2
+    assert changed.mean() > 0.03
+    between = np.abs(half - (clear + full) / 2)[changed].max(-1)
+    assert np.median(between) < 0.1
+
+
+def test_outlines_leave_the_inside_free(viewer):
+    slide(viewer, 100)
+    filled = len(saturated(canvas(viewer), (1, 1, 0)))
+    viewer.set_checked("#viewer-outline", True)
+    assert 50 < len(saturated(canvas(viewer), (1, 1, 0))) < 0.8 * filled
+
+
+def sides(points):
+    """Larger and smaller cluster along the columns: middle and number of pixels of each."""
+    columns = np.sort(points[:, 1])
+    gap = int(np.diff(columns).argmax())
+    groups = [points[points[:, 1] <= columns[gap]], points[points[:, 1] > columns[gap]]]
+    groups.sort(key=len, reverse=True)
+    return [(group[:, 1].mean(), len(group)) for group in groups]
+
+
+def test_left_is_where_the_picture_has_it(viewer):
+    """The ball at the left is the larger one: on the right of an axial plane, and likewise in the static picture."""
+    slide(viewer, 100)
+    choose(viewer, "view", "axial")
+    picture = canvas(viewer)
+    # Without the lines of the crosshair, which are thin.
+    yellow = saturated(picture, (1, 1, 0))
+    kept = np.zeros(picture.shape[:2], dtype=bool)
+    kept[tuple(yellow.T)] = True
+    kept &= np.roll(kept, 4, 0) & np.roll(kept, -4, 0) & np.roll(kept, 4, 1) & np.roll(kept, -4, 1)
+    (left, large), (right, small) = sides(np.argwhere(kept))
+    assert large > 1.3 * small
+    assert left > right
+    rows = np.argwhere(kept)[:, 0]
+    assert rows.mean() < picture.shape[0] / 2  # they lie in front, which is up
+    static = saturated(viewer.picture[:, : viewer.picture.shape[1] // 3], (1, 1, 0))
+    static = static[(static[:, 0] > 80) & (static[:, 0] < 540)]
+    assert len(static) > 50
+    viewer.set_checked("#viewer-neurological", True)
+    assert "Neurological convention" in viewer.inner_text("#viewer-convention")
+    turned = canvas(viewer)
+    other = np.zeros(turned.shape[:2], dtype=bool)
+    other[tuple(saturated(turned, (1, 1, 0)).T)] = True
+    other &= np.roll(other, 4, 0) & np.roll(other, -4, 0) & np.roll(other, 4, 1) & np.roll(other, -4, 1)
+    (left, _), (right, _) = sides(np.argwhere(other))
+    assert left < right
+
+
+def test_the_place_under_the_crosshair_is_told(viewer, head):
+    choose(viewer, "view", "axial")
+    before = viewer.inner_text("#viewer-location")
+    assert before.startswith("x ")
+    assert "mm" in before
+    assert "intensity" in before
+    box = viewer.locator("#viewer-canvas").bounding_box()
+    told = set()
+    for share in (0.35, 0.42, 0.5, 0.58, 0.65):
+        viewer.mouse.click(box["x"] + share * box["width"], box["y"] + 0.4 * box["height"])
+        told.add(viewer.inner_text("#viewer-location"))
+    assert len(told) == 5
+    named = [text.split(" · ")[1] for text in told]
+    assert {name.split("-")[0] for name in named} >= {"Left", "Right"}
+    for text in told:  # negative is to the left
+        x = float(text.split(",")[0].removeprefix("x ").replace("−", "-"))
+        name = text.split(" · ")[1]
+        assert not name.startswith("Left") or x <= 0
+        assert not name.startswith("Right") or x >= 0
+
+
+@pytest.mark.parametrize("view", ["coronal", "render", "all"])
+def test_every_view_shows_something(viewer, view):
+    planes = canvas(viewer)
+    choose(viewer, "view", view)
+    picture = canvas(viewer)
+    assert picture.max(-1).std() > 0.05
+    assert np.abs(picture - planes).mean() > 0.01
+    assert viewer.said == []
+
+
+def test_another_image_of_the_case(viewer):
+    viewer.click("#viewer-none")
+    first = canvas(viewer)
+    choose(viewer, "image", "1")
+    viewer.wait_for_function("document.getElementById('viewer-canvas').dataset.image === '1'")
+    assert np.abs(canvas(viewer) - first).mean() > 0.02
+    assert viewer.said == []
+
+
+def test_sorting(viewer):
+    def column(place):
+        return viewer.locator("#volumes tbody tr").evaluate_all(
+            f"rows => rows.map(row => row.cells[{place}].dataset.value)"
+        )
+
+    heading = viewer.locator("#volumes thead th").nth(3)
+    heading.locator("button").click()
+    up = [float(value) for value in column(3)]
+    assert up == sorted(up)
+    assert heading.get_attribute("aria-sort") == "ascending"
+    heading.locator("button").click()
+    assert [float(value) for value in column(3)] == up[::-1]
+    viewer.locator("#volumes thead button").first.click()
+    assert column(0) == ["Brain-Stem", "Cerebral-White-Matter", "Hippocampus"]
+    asymmetry = viewer.locator("#volumes thead th").nth(4).locator("button")
+    for _ in range(2):  # what has no value stays last
+        asymmetry.click()
+        assert column(0)[-1] == "Brain-Stem"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_page(viewer, width):
+    viewer.set_viewport_size({"width": width, "height": 800})
+    try:
+        assert viewer.evaluate("document.documentElement.scrollWidth") <= width
+        assert viewer.locator("#viewer-canvas").bounding_box()["width"] > 0.35 * width
+    finally:
+        viewer.set_viewport_size(WINDOW)
+
+
+def test_print_has_the_picture_and_the_table_and_no_controls(viewer):
+    viewer.emulate_media(media="print")
+    try:
+        assert viewer.locator("figure img").is_visible()
+        assert viewer.locator("#volumes table").is_visible()
+        assert not viewer.locator("#viewer-controls").is_visible()
+        assert not viewer.locator("#viewer-canvas").is_visible()
+    finally:
+        viewer.emulate_media(media="screen")
+
+
+def test_without_webgl_it_says_so_and_shows_the_rest(launch, scan_page):
+    page = visit(launch("--disable-3d-apis"), scan_page.path)
+    page.wait_for_selector("#viewer-message:has-text('WebGL 2')")
+    assert page.locator("figure img").is_visible()
+    assert page.locator("#volumes table").is_visible()
+    assert not page.locator("#viewer-controls").is_visible()
+    assert page.locator("input.toggle:visible").count() == 0
+
+
+def test_evaluation(browser, tmp_path, evaluated):
+    made = evaluated(tmp_path, [3.0, 9.0], models=("first", "<other>"))
+    path = tmp_path / "report.html"
+    write_evaluation_page(path, made.evaluation, made.scans, made.scheme)
+    page = ready(visit(browser, path))
+    assert page.requested == [page.url]
+    assert page.evaluate("document.documentElement.scrollWidth") <= WINDOW["width"]
+    first = canvas(page)
+    choose(page, "map", "2")  # differences
+    page.wait_for_selector("ul[data-legend-of='differences']", state="visible")
+    assert not page.locator("ul[data-legend-of='structures']").is_visible()
+    slide(page, 100)
+    different = canvas(page)
+    assert np.abs(different - first).mean() > 0.01
+    assert len(saturated(different, (0, 1, 1))) + len(saturated(different, (1, 0, 1))) > 100
+    choose(page, "scene", "1")
+    ready(page, 1)
+    assert page.locator("ul[data-legend-of='structures']").is_visible()
+    rows = page.locator("#cases tbody tr")
+    page.locator("#cases thead button").nth(2).click()  # by Dice
+    assert rows.first.locator("th").inner_text() == "case-1"
+    assert page.said == []
+    page.close()
