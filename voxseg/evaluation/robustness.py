@@ -45,6 +45,8 @@ __all__ = [
 UPRIGHT = "as scanned"
 STABILITY_DEGREES = 45.0
 STABILITY_DRAWS, QUICK_DRAWS = 4, 2
+REMEMBERED_BYTES = 256 * 10**6
+"""Of a network's output, that is kept at most."""
 
 Classes = NDArray[np.uint8]
 
@@ -278,7 +280,7 @@ class _Memory(nn.Module):
         if self.first is not None and torch.equal(self.first[0], x):
             return self.first[1]
         result = self.network(x)
-        if self.first is None:
+        if self.first is None and result.numel() * result.element_size() <= REMEMBERED_BYTES:
             self.first = x.clone(), result.clone()
         return result
 

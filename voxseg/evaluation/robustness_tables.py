@@ -91,7 +91,7 @@ def text_lines(result: Robustness) -> list[str]:
         cost = found["interpolation_costs"]
         if cost is not None:
             lines.append(
-                f"  a turn by {BASELINE_DEGREES:g}°, which angles and deformations are compared with: {-cost:+.3f}"
+                f"  a turn by {BASELINE_DEGREES:g}°, which angles and deformations are compared with, changes it by {-cost:+.3f}"
             )
         for kind, entry in found["stability"].items():
             lines.append("  " + _stability_line(kind, entry))

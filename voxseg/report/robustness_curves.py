@@ -25,8 +25,8 @@ PANELS = {
     "noise": ("noise / intensity range", 0.0),
     "bias": ("bias field, largest gain − 1", 0.0),
     "blur": ("blur, FWHM / mm", 0.0),
-    "slices": ("slice thickness / mm", None),
-    "resolution": ("voxel size / mm", None),
+    "slices": ("slice thickness / mm\nhollow: segmented as scanned", None),
+    "resolution": ("voxel size / mm\nhollow: segmented as scanned", None),
     "gamma": ("exponent", 1.0),
     "inversion": ("", None),
     "cropping": ("part cut off on one side", 0.0),
@@ -43,6 +43,7 @@ WITHOUT_LEVELS = {
 }
 COLUMNS = 5
 PANEL = (2.8, 2.7)  # inches
+LEAST_WIDTH = 6.5
 LEAST_SPAN = 0.2
 """Of the axis of Dice: differences that nobody would see in a segmentation are not to look large."""
 
@@ -65,10 +66,13 @@ def draw_robustness(path: Path, result: Robustness) -> None:
     models = [model for model in result.models if model in result.structures]
     means = {model: _means(result, model) for model in models}
     panels = _panels(result)
-    places, rows = _places([width for width, _ in panels])
-    figure = Figure(figsize=(COLUMNS * PANEL[0], rows * PANEL[1] + 1.1), dpi=120, layout="constrained")
+    widths = [width for width, _ in panels]
+    columns = max(1, min(COLUMNS, sum(widths)))
+    places, rows = _places(widths, columns)
+    size = (max(columns * PANEL[0], LEAST_WIDTH), rows * PANEL[1] + 1.1)
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(max(rows, 1), COLUMNS)
+    grid = figure.add_gridspec(rows, columns)
     low, high = _range(means)
     for (row, column), (width, draw) in zip(places, panels, strict=True):
         axes = figure.add_subplot(grid[row, column : column + width])
@@ -97,11 +101,11 @@ def _panels(result: Robustness) -> list[tuple[int, Callable[..., None]]]:
     return panels
 
 
-def _places(widths: Sequence[int]) -> tuple[list[tuple[int, int]], int]:
+def _places(widths: Sequence[int], columns: int) -> tuple[list[tuple[int, int]], int]:
     """Row and column of each panel, and the number of rows."""
     places, row, column = [], 0, 0
     for width in widths:
-        if column + width > COLUMNS:
+        if column + width > columns:
             row, column = row + 1, 0
         places.append((row, column))
         column += width
@@ -256,7 +260,7 @@ def _draw_stability(axes: Axes, models: Sequence[str], means: dict[str, Means], 
             x = place + (number - (len(models) - 1) / 2) * width
             ratio = statistics.median(s.deformation for s in draws) / statistics.median(s.noise for s in draws)
             # A bar that begins at 1 says at a glance which of the two is minded more.
-            axes.bar(x, max(ratio, 1e-6) - 1, width * 0.85, bottom=1, color=style["color"], alpha=0.75)
+            axes.bar(x, max(ratio, 1e-6) - 1, width * 0.85, bottom=1, color=style["color"])
             quotients = [max(s.deformation / s.noise, 1e-6) for s in draws]
             axes.plot([x] * len(draws), quotients, style["marker"], color="black", markersize=3, mfc="white", mew=0.8)
             values += [*quotients, max(ratio, 1e-6)]
