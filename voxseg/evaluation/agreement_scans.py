@@ -105,6 +105,15 @@ def find_repeats(given: Sequence[Path]) -> Repeats:
     return _of_files(given)
 
 
+def _distinct(paths: Sequence[Path]) -> list[str]:
+    """Short names that tell paths apart: their last parts, or one of the folders above, or all of them."""
+    for depth in range(1, 1 + min(len(path.parts) for path in paths)):
+        names = [path.parts[-depth] for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
 def _grouped(source: Path, scans: list[RepeatedScan]) -> Repeats:
     """Scans, in the order of their sessions, by subject."""
     sessions = tuple(dict.fromkeys(scan.session for scan in scans))
@@ -131,16 +140,14 @@ def _of_files(paths: Sequence[Path]) -> Repeats:
     if len(set(resolved)) < len(resolved):
         twice = next(path for path, real in zip(paths, resolved, strict=True) if resolved.count(real) > 1)
         raise UserError(twice, "is given twice", "give each scan once")
-    names = [_stem(path) for path in paths]
-    sessions = names if len(set(names)) == len(names) else [str(path) for path in paths]
+    sessions = _distinct([path.parent / _stem(path) for path in paths])
     scans = tuple(RepeatedScan("subject", name, path) for name, path in zip(sessions, paths, strict=True))
     return Repeats((scans,), tuple(sessions))
 
 
 def _of_folders(folders: Sequence[Path]) -> Repeats:
     """Each folder a session; files are matched by name, in which the session may differ, or else by place."""
-    names = [folder.resolve().name for folder in folders]
-    sessions = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+    sessions = _distinct([folder.resolve() for folder in folders])
     if len(set(sessions)) < len(sessions):
         raise UserError(folders[0], "is given twice", "give each folder once")
     found = [_label_files(folder) for folder in folders]
