@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ def evaluate(
     references: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[REFERENCES]",
+            metavar="REFERENCES",
             help="What they are compared with: likewise, or a data set in a layout that 'voxseg data check' knows.",
             show_default=False,
             readable=False,
@@ -82,7 +83,9 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FOLDER|FILE", help="Scans to draw in the report behind the outlines.", readable=False),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Cases at a time, each with up to 2 GB.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Cases at a time, each in a process of up to 1 GB.")
+    ] = 1,
     full_paths: Annotated[
         bool, typer.Option("--full-paths", help="Name files in the output with all of their path.")
     ] = False,
@@ -121,25 +124,35 @@ def evaluate(
     from voxseg.evaluation.statistics import summarise
     from voxseg.evaluation.table_files import Provenance
 
-    with _Progress(len(pairs)) as progress:
-        evaluation = evaluate_pairs(
-            pairs,
-            labelling.scheme,
-            MetricSettings(tolerance_mm=tolerance, lesions=lesions),
-            progress,
-            resample=resample,
-            problems=problems,
-            only_present=labelling.whole_table,
-            jobs=jobs,
-            on_error=show_traceback,
-        )
+    previous = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        with _Progress(len(pairs)) as progress:
+            evaluation = evaluate_pairs(
+                pairs,
+                labelling.scheme,
+                MetricSettings(tolerance_mm=tolerance, lesions=lesions),
+                progress,
+                resample=resample,
+                problems=problems,
+                only_present=labelling.whole_table,
+                jobs=jobs,
+                on_error=show_traceback,
+            )
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     summaries, comparison = summarise(evaluation), compare_models(evaluation)
     if evaluation.cases:
-        _print(evaluation, summaries, comparison, labelling.source, verbose)
+        source = "; ".join(filter(None, (labelling.source, labelling.hint)))
+        _print(evaluation, summaries, comparison, source, verbose)
     if output is not None and evaluation.cases:
         provenance = Provenance(labelling.source, labelling.scheme, resample, full_paths)
         _write(output, evaluation, summaries, comparison, provenance, places if report else None)
     _finish(evaluation, partial, pairings, verbose)
+
+
+def _terminated(number: int, frame: object) -> None:
+    """Leave as an exception does, so that processes are ended too."""
+    raise SystemExit(128 + number)
 
 
 def _check_options(output: Path | None, tolerance: float, report: bool, scans: Path | None) -> None:

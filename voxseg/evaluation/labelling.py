@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,13 @@ class Labelling:
         scheme: classes, merged sides, regions.
         source: who says so, for people.
         whole_table: whether the scheme is a table of far more labels than are in the files.
+        hint: other labels that may be wanted; "" if there are none.
     """
 
     scheme: LabelScheme
     source: str
     whole_table: bool = False
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def labels_found(
     if found is None:
         found = Labelling(of_table(LabelTable.freesurfer()), "FreeSurfer's table", True)
     _check(samples, found)
-    return found
+    return replace(found, hint=_regions_hint(samples, title)) if not found.scheme.regions else found
 
 
 def of_table(table: LabelTable) -> LabelScheme:
@@ -168,6 +170,15 @@ def _samples(pairs: Sequence[Pair]) -> list[_Sample]:
         counts[pair.model] = counts.get(pair.model, 0) + 1
         samples.append(_Sample(pair, frozenset(predicted.counts), frozenset(true.counts), names, model))
     return samples
+
+
+def _regions_hint(samples: Sequence[_Sample], title: str) -> str:
+    """That the regions of a challenge are scored with the labels of its training config."""
+    ids = frozenset().union(*(sample.predicted | sample.true for sample in samples))
+    fitting = [name for name, scheme in _packaged().items() if scheme.regions and ids <= set(scheme.classes)]
+    if not title.startswith("BraTS") or not fitting:
+        return ""
+    return f"for the regions of the challenge give --labels {' or '.join(fitting)}"
 
 
 def _header(file: LabelFile) -> tuple[dict[int, str], str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import replace
@@ -43,7 +44,7 @@ def evaluate(
         resample: whether predictions on other grids are resampled to those of their references.
         problems: cases that could not even be matched, to be listed with the others.
         only_present: whether structures that are in no file are left out.
-        jobs: processes at a time; each may take 2 GB for scans of 256³.
+        jobs: processes at a time; each takes up to 1 GB for scans of 256³.
         on_error: told of each exception that became a problem.
 
     Returns:
@@ -100,25 +101,30 @@ def _outcomes(
         return
     # Forked processes would inherit the threads of torch in the state they happen to be in.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(pairs)), context, _single_threaded) as pool:
+    with ProcessPoolExecutor(min(jobs, len(pairs)), context, _prepare_worker) as pool:
+        before = set(multiprocessing.active_children())
         waiting: dict[Future[CaseEvaluation], Pair] = {
             pool.submit(evaluate_pair, pair, scheme, settings, resample): pair for pair in pairs
         }
+        workers = set(multiprocessing.active_children()) - before
         try:
             for future in as_completed(waiting):
                 try:
                     yield waiting[future], future.result()
                 except Exception as error:
                     yield waiting[future], error
-        except BaseException:
+        except BaseException:  # Ctrl-C, or a consumer that went away
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in workers:
+                worker.terminate()
             raise
 
 
-def _single_threaded() -> None:
-    """Several processes share the cores."""
+def _prepare_worker() -> None:
+    """Several processes share the cores; Ctrl-C is for the first one, which ends the others."""
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 

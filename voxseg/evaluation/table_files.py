@@ -20,7 +20,15 @@ from voxseg.evaluation.result import Evaluation, StructureScore
 from voxseg.evaluation.statistics import METRICS, StructureSummary
 from voxseg.evaluation.tables import convention_lines
 
-__all__ = ["Provenance", "shown_paths", "write_cases", "write_comparison", "write_json", "write_summary"]
+__all__ = [
+    "Provenance",
+    "shown_paths",
+    "without_folders",
+    "write_cases",
+    "write_comparison",
+    "write_json",
+    "write_summary",
+]
 
 UNITS = {"hd95": "hd95_mm", "assd": "assd_mm", "lesion_hd95": "lesion_hd95_mm"}
 CASE_COLUMNS = (
@@ -117,7 +125,7 @@ def write_json(
         "summary": [asdict(row) for row in summaries],
         "comparison": asdict(comparison) if comparison else None,
         "problems": [
-            asdict(problem) | {"message": _without_folders(problem.message, provenance.full_paths)}
+            asdict(problem) | {"message": without_folders(problem.message, provenance.full_paths)}
             for problem in evaluation.problems
         ],
     }
@@ -150,7 +158,7 @@ def _score(score: StructureScore) -> dict[str, Any]:
     return asdict(score) | {"volume_error": score.volume_error}
 
 
-def _without_folders(message: str, full: bool) -> str:
+def without_folders(message: str, full: bool) -> str:
     """A message with files named without the folders above them."""
     return message if full else re.sub(r"(?<![\w.])/(?:[^/:;,()]+/)+", "", message)
 
