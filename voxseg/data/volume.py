@@ -232,7 +232,8 @@ def _read_nibabel(path: Path, index: int | None, labels: bool) -> Volume:
         proxy: Any = (image if packed else type(image).load(path)).dataobj
         shape = _check_header(path, image, packed, index, labels)
         raw = _choose(np.asarray(proxy.get_unscaled()).reshape((*shape, -1), order="F"), index)
-        stream.read()  # gzip compares its checksum at the end of the file, where nibabel need not come
+        if packed:
+            stream.read()  # gzip compares its checksum at the end of the file, where nibabel need not come
     data = _plain(raw, float(proxy.slope), float(proxy.inter))
     header = image.header if path.name.lower().endswith(NIFTI_SUFFIXES) else None
     return Volume(path, data, Geometry(shape, image.affine), header, tuple(image.shape))

@@ -18,6 +18,8 @@ from voxseg.data.resample import affine_points, axis_matrix, interpolate_at
 
 __all__ = ["Sheared", "Straight"]
 
+BLOCK = 64  # samples that are interpolated by one product: they draw on few others
+
 Box = tuple[slice, slice, slice]
 Triple = tuple[int, int, int]
 
@@ -60,6 +62,8 @@ class Straight:
             np.where(used.any(1), used.argmax(1), -1), used.shape[1] - used[:, ::-1].argmax(1), self.planes
         )
         self._margins = [_band(matrix) for matrix in self._matrices[1:]]
+        self._used = [(matrix > 0).numpy() for matrix in self._matrices[1:]]
+        self._pairs = _pairs(self._matrices[1])
 
     def arranged(self, planes: Tensor) -> Tensor:
         """Planes `[K, n, U, V]` with their axes in the order of a slab, in one piece of memory."""
@@ -78,25 +82,51 @@ class Straight:
             stop: one after the last.
         """
         rows = self._matrices[0][start:stop, first : first + planes.shape[1]].to(planes.device)
-        second, third = (m.to(planes.device) for m in self._matrices[1:])
+        if not planes.shape[1]:  # rows beside the grid
+            return
+        reached = planes.amax(1) >= least  # [K, U, V]
+        lines = reached.any(2).cpu().numpy(), reached.any(1).cpu().numpy()
         for k, plane in enumerate(planes):
-            reached = (plane >= least).any(0)  # [U, V]
-            bounds = [_bound(reached.any(1 - axis), margin) for axis, margin in enumerate(self._margins)]
-            if bounds[0] is None or bounds[1] is None:
+            u, v = (_bound(line[k], margin) for line, margin in zip(lines, self._margins, strict=True))
+            if u is None or v is None:
                 continue
-            u, v = bounds[0], bounds[1]
-            places = _rows(self._matrices[1], u), _rows(self._matrices[2], v)
+            places = self._drawing(0, u), self._drawing(1, v)
             if any(place.stop <= place.start for place in places):
                 continue
             across = torch.tensordot(rows, plane[:, u, v], dims=1)  # [rows, U', V']
-            values = torch.matmul(second[places[0], u], across @ third[places[1], v].T)
-            yield k, (slice(0, stop - start), *places), values
+            yield k, (slice(0, stop - start), *places), self._across(across, u, v, *places)
 
     def values(self, planes: Tensor, first: int, start: int, stop: int) -> Tensor:
         """All classes of a slab, `[K, rows, columns, depth]`."""
         rows = self._matrices[0][start:stop, first : first + planes.shape[1]].to(planes.device)
         second, third = (m.to(planes.device) for m in self._matrices[1:])
         return torch.stack([torch.matmul(second, torch.tensordot(rows, plane, dims=1) @ third.T) for plane in planes])
+
+    def _across(self, rows: Tensor, u: slice, v: slice, columns: slice, depth: slice) -> Tensor:
+        """`[rows, U', V']` taken along the second and the third axis: `[rows, columns, depth]`.
+
+        Along the second, a row of the matrix with two entries is two rows of the volume: nothing grows with its length.
+        """
+        third = self._matrices[2]
+        parts = []
+        for begin in range(depth.start, depth.stop, BLOCK):
+            end = min(begin + BLOCK, depth.stop)
+            used = _bound((third[begin:end, v] > 0).any(0).numpy(), 0) or slice(0, 1)
+            weights = third[begin:end, v.start + used.start : v.start + used.stop].to(rows.device)
+            parts.append(rows[..., used] @ weights.T)
+        along = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        if self._pairs is None:
+            return torch.matmul(self._matrices[1][columns, u].to(rows.device), along)
+        index, weight = (part[:, columns].to(rows.device) for part in self._pairs)
+        # What a row draws on outside the box counts for nothing there.
+        weight = weight * ((index >= u.start) & (index < u.stop))
+        index = (index - u.start).clamp_(0, along.shape[1] - 1)
+        near, far = (along.index_select(1, i).mul_(w[:, None]) for i, w in zip(index, weight, strict=True))
+        return near.add_(far)
+
+    def _drawing(self, axis: int, columns: slice) -> slice:
+        """The rows of the second or the third matrix that draw on any of these columns."""
+        return _bound(self._used[axis][:, columns].any(1), 0) or slice(0, 0)
 
     def positive(self, signed: Tensor, marked: Tensor, first: int, start: int, stop: int) -> Tensor:
         """Where in a slab the interpolation of `signed` `[n, U, V]` is above 0; it is so only near `marked`."""
@@ -196,15 +226,20 @@ def _band(matrix: Tensor) -> int:
     return int((last - first)[used.any(1)].max()) if used.any() else 0
 
 
-def _bound(line: Tensor, margin: int) -> slice | None:
-    """From the first to the last true entry, and `margin` more on both sides; None if there is none."""
-    places = line.nonzero()
-    if not len(places):
+def _pairs(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The two columns `[2, M]` that each row draws on, and their weights; None if it may be more than two."""
+    if _band(matrix) > 1:
         return None
-    return slice(max(int(places[0]) - margin, 0), min(int(places[-1]) + margin + 1, len(line)))
+    first = (matrix > 0).byte().argmax(1)
+    index = torch.stack([first, (first + 1).clamp_(max=matrix.shape[1] - 1)])
+    weights = matrix.gather(1, index.T).T.clone()
+    weights[1][index[1] == index[0]] = 0
+    return index, weights
 
 
-def _rows(matrix: Tensor, columns: slice) -> slice:
-    """The rows of a banded matrix that draw on any of these columns."""
-    used = (matrix[:, columns] > 0).any(1).nonzero()
-    return slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 0)
+def _bound(line: NDArray[np.bool_], margin: int) -> slice | None:
+    """From the first to the last true entry, and `margin` more on both sides; None if there is none."""
+    if not line.any():
+        return None
+    first, last = int(line.argmax()), len(line) - int(line[::-1].argmax())
+    return slice(max(first - margin, 0), min(last + margin, len(line)))

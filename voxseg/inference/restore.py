@@ -191,7 +191,9 @@ class Restorer:
             if self._painted is not None:
                 winner[place].masked_fill_(values > THRESHOLD, self._painted[k])
             elif k:
-                winner[place].masked_fill_(values > best[place], k)
+                # The classes come in ascending order: the larger of two is the later one. A masked fill is slower.
+                better = (values > best[place]).view(torch.uint8).mul_(k)
+                torch.maximum(winner[place], better, out=winner[place])
                 torch.maximum(best[place], values, out=best[place])
             else:
                 best[place] = values
