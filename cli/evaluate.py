@@ -18,10 +18,13 @@ from voxseg.errors import UserError
 
 if TYPE_CHECKING:
     from voxseg.evaluation.comparison import Comparison
-    from voxseg.evaluation.pairs import Pairing, References
+    from voxseg.evaluation.labelling import Labelling
+    from voxseg.evaluation.pairs import Pair, Pairing, References
     from voxseg.evaluation.result import Evaluation
     from voxseg.evaluation.statistics import StructureSummary
     from voxseg.evaluation.table_files import Provenance
+
+    Pairings = dict[str, tuple[Pairing, References | None]]
 
 FILES = ("cases.csv", "summary.csv", "evaluation.json")
 COMPARED, REPORT = "comparison.csv", "report.html"
@@ -106,40 +109,18 @@ def evaluate(
     places = find_scans(scans, pairs) if scans is not None else {}
     if verbose:
         print("\n".join(_matched(pairings)), end="\n\n")
-    from voxseg.evaluation.labelling import labels_found, labels_given
-    from voxseg.evaluation.result import MetricSettings, Problem
-
-    known = next((found for _, found in pairings.values() if found is not None), None)
-    if labels is not None:
-        labelling = labels_given(labels)
-    elif known is not None:
-        labelling = labels_found(pairs, known.label_names, known.regions, known.title)
-    else:
-        labelling = labels_found(pairs, {}, {})
-    problems = [
-        Problem(case, model, text) for model, (pairing, _) in pairings.items() for case, text in pairing.problems
-    ]
-    from voxseg.evaluation.comparison import compare as compare_models
-    from voxseg.evaluation.run import evaluate as evaluate_pairs
-    from voxseg.evaluation.statistics import summarise
-    from voxseg.evaluation.table_files import Provenance
-
+    settings = {"tolerance_mm": tolerance, "lesions": lesions}
     previous = signal.signal(signal.SIGTERM, _terminated)
     try:
         with _Progress(len(pairs)) as progress:
-            evaluation = evaluate_pairs(
-                pairs,
-                labelling.scheme,
-                MetricSettings(tolerance_mm=tolerance, lesions=lesions),
-                progress,
-                resample=resample,
-                problems=problems,
-                only_present=labelling.whole_table,
-                jobs=jobs,
-                on_error=show_traceback,
-            )
+            labelling = _labelling(labels, pairings, pairs)
+            evaluation = _evaluate(pairings, labelling, settings, resample, jobs, progress)
     finally:
         signal.signal(signal.SIGTERM, previous)
+    from voxseg.evaluation.comparison import compare as compare_models
+    from voxseg.evaluation.statistics import summarise
+    from voxseg.evaluation.table_files import Provenance
+
     summaries, comparison = summarise(evaluation), compare_models(evaluation)
     if evaluation.cases:
         source = "; ".join(filter(None, (labelling.source, labelling.hint)))
@@ -180,7 +161,7 @@ def _check_options(output: Path | None, tolerance: float, report: bool, scans: P
 
 def _pairings(
     predictions: Path, references: Path | None, name: str | None, compare: Sequence[str], partial: bool
-) -> dict[str, tuple[Pairing, References | None]]:
+) -> Pairings:
     """What is compared with what, by model."""
     from voxseg.evaluation.pair_table import read_table, references_of
     from voxseg.evaluation.pairs import TABLES, find_references, pair_up
@@ -199,7 +180,7 @@ def _pairings(
             raise UserError(predictions, "there is nothing to compare it with", remedy)
         pairing = read_table(predictions, first)
         found = references_of(predictions, pairing)
-        result: dict[str, tuple[Pairing, References | None]] = {first: (pairing, None)}
+        result: Pairings = {first: (pairing, None)}
     else:
         if is_table:
             problem = "is a table of pairs, and references are given as well"
@@ -233,7 +214,41 @@ def _default_name(predictions: Path) -> str:
     return Path(parts[-1]).stem if predictions.suffix in (".csv", ".tsv") else parts[-1]
 
 
-def _matched(pairings: dict[str, tuple[Pairing, References | None]]) -> list[str]:
+def _labelling(labels: str | None, pairings: Pairings, pairs: Sequence[Pair]) -> Labelling:
+    """What the ids mean: as the user says, or as the files do."""
+    from voxseg.evaluation.labelling import labels_found, labels_given
+
+    if labels is not None:
+        return labels_given(labels)
+    known = next((found for _, found in pairings.values() if found is not None), None)
+    if known is None:
+        return labels_found(pairs, {}, {})
+    return labels_found(pairs, known.label_names, known.regions, known.title)
+
+
+def _evaluate(
+    pairings: Pairings, labelling: Labelling, settings: dict[str, Any], resample: bool, jobs: int, progress: _Progress
+) -> Evaluation:
+    """All pairs of all models, with the cases that could not even be matched among the problems."""
+    from voxseg.evaluation.result import MetricSettings, Problem
+    from voxseg.evaluation.run import evaluate as evaluate_pairs
+
+    return evaluate_pairs(
+        [pair for pairing, _ in pairings.values() for pair in pairing.pairs],
+        labelling.scheme,
+        MetricSettings(**settings),
+        progress,
+        resample=resample,
+        problems=[
+            Problem(case, model, text) for model, (pairing, _) in pairings.items() for case, text in pairing.problems
+        ],
+        only_present=labelling.whole_table,
+        jobs=jobs,
+        on_error=show_traceback,
+    )
+
+
+def _matched(pairings: Pairings) -> list[str]:
     """What was matched with what, for the user to check."""
     lines = []
     for model, (pairing, found) in pairings.items():
@@ -286,13 +301,12 @@ def _write(
         if scans is not None:
             from voxseg.report.evaluation_page import write_evaluation_page
 
-            write_evaluation_page(places[REPORT], evaluation, scans, provenance.scheme)
+            with _Progress(1, "drawing the report"):
+                write_evaluation_page(places[REPORT], evaluation, scans, provenance.scheme)
     print(f"\nwrote {', '.join(names)} to {folder}")
 
 
-def _finish(
-    evaluation: Evaluation, partial: bool, pairings: dict[str, tuple[Pairing, References | None]], verbose: bool
-) -> None:
+def _finish(evaluation: Evaluation, partial: bool, pairings: Pairings, verbose: bool) -> None:
     """List what was not evaluated, and exit with the code for it."""
     from voxseg.evaluation.tables import problem_lines
 
@@ -310,15 +324,15 @@ def _finish(
 class _Progress:
     """A bar on standard error; nothing where that is not a terminal."""
 
-    def __init__(self, total: int) -> None:
-        self.total = total
+    def __init__(self, total: int, text: str = "reading labels") -> None:
+        self.total, self.text = total, text
         self.bar: Any = None
 
     def __enter__(self) -> _Progress:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=self.total, leave=False, unit="case", desc="evaluating")
+            self.bar = tqdm(total=self.total, leave=False, unit="case", desc=self.text)
         return self
 
     def __call__(self, case: str) -> None:

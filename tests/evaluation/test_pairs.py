@@ -143,6 +143,8 @@ def test_patterns_name_cases_by_their_wildcards(tmp_path: Path) -> None:
     ]
     with pytest.raises(UserError, match="matches no file"):
         match(folder / "*.mgz", folder)
+    with pytest.raises(UserError, match=r"pred\.nii\.gz: has no \* or a double one"):
+        match(folder / "**" / "a_pred.nii.gz", folder)
 
 
 def test_what_is_missing_on_either_side(tmp_path: Path) -> None:

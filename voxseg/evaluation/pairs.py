@@ -261,7 +261,10 @@ def _behind(pattern: Path) -> list[NamedFile]:
     folder = Path(*parts[:first])
     if not folder.is_dir():
         raise UserError(folder, "is not a folder" if folder.exists() else "does not exist", "check the path")
-    dataset = find_patterns(folder, {"file": str(Path(*parts[first:]))}, False)
+    try:
+        dataset = find_patterns(folder, {"file": str(Path(*parts[first:]))}, False)
+    except UserError as error:
+        raise UserError(pattern, error.problem, error.remedy) from None
     if dataset is None:
         raise UserError(pattern, "matches no file", "check the pattern")
     if dataset.findings:
