@@ -1,0 +1,111 @@
+"""`voxseg benchmark`: experiments that compare ways to train."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from voxseg.evaluation.data_efficiency_config import DataEfficiencyConfig
+    from voxseg.evaluation.data_efficiency_run import RunResult
+
+PICTURE = "learning_curves.png"
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def benchmark() -> None:
+    """Compare ways to train."""
+
+
+@app.command("data-efficiency")
+def data_efficiency(
+    config: Annotated[
+        str | None,
+        typer.Argument(
+            help="YAML file, or folder of a benchmark to repeat; by default that of the benchmark in FOLDER, "
+            "otherwise generated heads in under 20 minutes on two cores.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Of the benchmark; what is finished there is kept.")
+    ] = Path("runs/data_efficiency"),
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", help="Folder of a data set in the place of generated heads; sets data.", show_default=False
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key, e.g. training.steps=500."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Processor threads; all cores by default.", show_default=False)
+    ] = None,
+) -> None:
+    """Train on 1, 2, 4, 8, ... cases, test upright and turned, and fit learning curves.
+
+    By default the steerable network and its plain twin, without and with rotation augmentation, on generated heads.
+    FOLDER gets runs.csv, fits.json, learning_curves.png and the runs. Stop it at any time with Ctrl-C: the same command
+    goes on.
+    """
+    from voxseg.evaluation.data_efficiency_file import find_benchmark
+
+    path = find_benchmark(config, output)
+    from voxseg.cli._allocator import keep_freed_memory
+
+    keep_freed_memory()
+    import torch
+
+    from voxseg.evaluation.data_efficiency import run_benchmark
+    from voxseg.evaluation.data_efficiency_config import load_benchmark
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    changes = [*(overrides or []), *([f"data={json.dumps(str(data))}"] if data is not None else [])]
+    settings = load_benchmark(path, changes)
+    progress = run_benchmark(settings, output, device, _tell)
+    if progress.done:
+        _write(output, settings, progress.done)
+    if progress.stopped is not None:
+        name = "Ctrl-C" if progress.stopped is signal.SIGINT else progress.stopped.name
+        _tell(f"stopped by {name}, {len(progress.done)} runs are finished; the same command goes on")
+        raise typer.Exit(128 + progress.stopped)
+    if progress.failures:
+        _tell(f"{len(progress.failures)} runs failed:")
+        for run, message in progress.failures:
+            _tell(f"  {run}: {message}")
+        raise typer.Exit(1)
+
+
+def _write(folder: Path, config: DataEfficiencyConfig, results: list[RunResult]) -> None:
+    """The files about all runs so far, and the table."""
+    from voxseg.evaluation.data_efficiency_summary import PANELS, learning_curves, summarise, write_fits, write_runs
+    from voxseg.report.learning_curves import draw_learning_curves
+
+    curves = learning_curves(config, results)
+    write_runs(folder / "runs.csv", config, results)
+    write_fits(folder / "fits.json", config, curves)
+    what = "mean over the structures" if config.fit.score == "mean" else config.fit.score
+    subtitle = (
+        f"{what}; small: each seed, large: their mean, line: a n^-b + c, band: {100 * config.fit.level:g} % interval"
+    )
+    draw_learning_curves(folder / PICTURE, curves, config.name, subtitle, PANELS)
+    print("\n".join(summarise(config, results, curves)))
+    print(f"\n{folder / PICTURE}")
+
+
+def _tell(text: str) -> None:
+    """One line on standard error, above the bar if there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stderr)
