@@ -7,7 +7,8 @@ from voxseg.data.geometry import Geometry
 from voxseg.data.preparation import covering_grid
 from voxseg.data.resample import affine_points, axis_matrix, axis_positions, interpolate_at
 from voxseg.inference import restore as module
-from voxseg.inference.restore import keep_largest, restore
+from voxseg.inference.pieces import found, keep_largest, largest_and_others
+from voxseg.inference.restore import Restorer, restore, sweep_axis
 
 SHAPE = (30, 34, 26)
 
@@ -166,3 +167,122 @@ def test_only_the_largest_piece_of_all_regions_is_kept():
     assert not (kept[:, 14:] > 0.5).any()
     empty = torch.full((2, 4, 4, 4), 0.5)
     assert torch.equal(keep_largest(empty.clone(), regions=True), empty)
+
+
+class Kept:
+    """A sink that keeps what it is given."""
+
+    def __init__(self, classes, scan):
+        self.values = np.full((classes, *scan.shape[::-1]), np.nan, np.float32)
+
+    def write(self, start, probabilities):
+        self.values[:, start : start + probabilities.shape[1]] = probabilities
+
+    def clear(self, start, removed, background):
+        part = self.values[:, start : start + len(removed)]
+        part[:, removed] = 0
+        part[0, removed] = float(background)
+
+
+def in_pieces(probabilities, grid, scan, axis, step, layout=(2, 1, 0), painted=None, sink=None):
+    """What `Restorer` makes of planes that come a few at a time, as `in_planes` gives them."""
+    restorer = Restorer(grid, scan, axis, layout, painted, sink)
+    planes = probabilities.movedim(axis + 1, 1)
+    for start in range(0, planes.shape[1], step):
+        piece = planes[:, start : start + step].clone()
+        restorer.feed(piece)
+        piece.fill_(7)  # it is overwritten when the next one comes
+    return restorer
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("orientation", "spacing", "shear"),
+    [("RAS", "isotropic", 0), ("PSR", "anisotropic", 0), ("ILA", "isotropic", 0), ("LPS", "isotropic", 12)],
+)
+def test_planes_that_come_in_pieces_say_the_same(axis, orientation, spacing, shear, monkeypatch):
+    monkeypatch.setattr(module, "SLAB_ELEMENTS", 3000)
+    scan = Geometry(SHAPE, make_affine(orientation, "oblique", spacing, shear=shear))
+    grid = inner_grid(scan, 2.0)
+    probabilities = random_probabilities(grid.shape)
+    values = everything_interpolated(probabilities, grid, scan)
+    if not shear:  # blurred, where the scan is the coarser one
+        places = axis_positions(grid, scan)
+        turned = probabilities.permute(0, *(1 + along for along, _ in places))
+        matrices = [axis_matrix(p, grid.shape[along], beyond=False) for along, p in places]
+        values = torch.einsum("kabc,ia,jb,lc->kijl", turned, *matrices)
+    whole = restore(probabilities, grid, scan)
+    for step in (1, 3, 8):
+        restorer = in_pieces(probabilities, grid, scan, axis, step)
+        assert_same_classes(restorer.result, values)
+        assert (restorer.result != whole).mean() < 1e-4
+    painted = [3, 1, 2, 5, 4]
+    regions = in_pieces(probabilities, grid, scan, axis, 5, painted=painted).result
+    assert (regions != restore(probabilities, grid, scan, painted=painted)).mean() < 1e-4
+
+
+@pytest.mark.parametrize(("orientation", "shear"), [("RAS", 0), ("PIL", 0), ("LPS", 12)])
+def test_probabilities_go_to_the_sink(orientation, shear, monkeypatch):
+    monkeypatch.setattr(module, "SLAB_ELEMENTS", 3000)
+    scan = Geometry(SHAPE, make_affine(orientation, "oblique", shear=shear))
+    grid = inner_grid(scan, 2.0)
+    probabilities = random_probabilities(grid.shape)
+    sink, axis = Kept(5, scan), sweep_axis(grid, scan, 2)
+    restorer = in_pieces(probabilities, grid, scan, axis, 4, (0, 1, 2), sink=sink)
+    expected = everything_interpolated(probabilities, grid, scan).numpy()
+    expected[0] += 1 - expected.sum(0)
+    assert np.allclose(sink.values.transpose(0, 3, 2, 1), expected, atol=1e-4)
+    assert (restorer.result == restore(probabilities, grid, scan)).mean() > 0.9999
+    if not shear:
+        with pytest.raises(ValueError, match="last axis"):
+            Restorer(grid, scan, (axis + 1) % 3, sink=sink)
+
+
+def pieces_far_and_near(shape, classes):
+    """One large structure, and small ones of which some nearly touch it, over a background that is not certain."""
+    torch.manual_seed(0)
+    logits = torch.randn(classes, *shape) * 0.3
+    logits[0] += 1.5
+    logits[1, 4:12, 4:12, 3:12] += 4
+    logits[2, 13:15, 5:9, 5:7] += 4
+    logits[3, 6:9, 13:15, 4:9] += 3
+    logits[4, 3:5, 15:16, 11:12] += 5
+    return logits.softmax(0) if classes > 2 else logits.sigmoid()
+
+
+@pytest.mark.parametrize("regions", [False, True])
+@pytest.mark.parametrize(("spacing", "shear"), [(1.0, 0), (0.7, 0), (1.0, 12)])
+def test_small_pieces_can_go_after_everything_was_restored(regions, spacing, shear, monkeypatch):
+    monkeypatch.setattr(module, "SLAB_ELEMENTS", 2000)
+    affine = make_affine("PSR", "oblique", shear=shear) @ np.diag([spacing, spacing, spacing, 1])
+    scan = Geometry(tuple(round(n / spacing) for n in (34, 30, 32)), affine)
+    grid = covering_grid(scan, 2.0)
+    probabilities = pieces_far_and_near(grid.shape, 5)
+    painted = [5, 4, 3, 2, 1] if regions else None
+    if regions:
+        probabilities = (probabilities * 1.4).clamp(0, 1)
+        probabilities[0] = probabilities[0] * 0.3
+    expected = restore(keep_largest(probabilities.clone(), regions), grid, scan, painted=painted)
+    for axis in range(3):
+        sink = Kept(5, scan) if axis == sweep_axis(grid, scan, 2) and not regions else None
+        restorer = in_pieces(probabilities, grid, scan, axis, 3, painted=painted, sink=sink)
+        assert (restorer.result != expected).sum() > 20
+        largest, small = largest_and_others(found(probabilities, regions).movedim(axis, 0).numpy())
+        restorer.clear(small, largest)
+        assert (restorer.result != expected).sum() <= 2  # ties
+        if sink is not None:
+            assert np.allclose(sink.values.sum(0), 1, atol=1e-4)
+            removed = (expected == 0) & (sink.values[0].transpose(2, 1, 0) < 0.2)
+            assert removed.sum() < 5
+
+
+def test_small_pieces_in_a_coarse_scan_go_but_at_the_edge_of_the_largest():
+    scan = Geometry((14, 15, 12), np.diag([5.0, 5, 5, 1]))
+    grid = covering_grid(scan, 2.0)
+    probabilities = pieces_far_and_near(grid.shape, 5)
+    expected = restore(keep_largest(probabilities.clone()), grid, scan)
+    restorer = in_pieces(probabilities, grid, scan, 0, 5)
+    parted = largest_and_others(found(probabilities).numpy())
+    restorer.clear(parted[1], parted[0])
+    assert (expected > 0).sum() > 10
+    assert (restorer.result != expected).sum() <= 0.05 * (expected > 0).sum()

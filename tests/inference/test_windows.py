@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from voxseg.inference.windows import gaussian_weights, in_windows, window_count, window_starts
+from voxseg.inference.windows import gaussian_weights, in_planes, in_windows, window_count, window_starts
 
 
 @pytest.mark.parametrize("length", range(5, 70))
@@ -56,3 +56,31 @@ def test_weights():
     assert weights.max() <= 1
     assert weights.min() >= 1e-3
     assert torch.equal(weights, weights.flip(0, 1, 2))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("window", [(16, 16, 16), (24, 16, 40), (50, 50, 50)])
+def test_planes_are_those_of_the_whole(axis, window):
+    torch.manual_seed(0)
+    image = torch.randn(1, 2, 37, 29, 50)
+    image[..., 20:] = 0  # windows of empty space
+    network = torch.nn.Conv3d(2, 3, 5, padding=2)
+    calls, done = [], []
+
+    def predict(x):
+        calls.append(tuple(x.shape[2:]))
+        return network(x)
+
+    with torch.no_grad():
+        expected = in_windows(network, image, window, 3)
+        pieces = [p.clone() for p in in_planes(predict, image, window, 3, axis, progress=done.append)]
+    result = torch.cat(pieces, 1).movedim(1, axis + 1)
+    if axis == 0:
+        assert torch.equal(result, expected[0])
+    assert torch.allclose(result, expected[0], atol=1e-6)
+    assert set(calls) == {tuple(min(n, w) for n, w in zip(image.shape[2:], window, strict=True))}
+    count = window_count(image.shape[2:], window)
+    assert len(done) == count
+    assert done[-1] == 1
+    assert len(calls) == count or window != (50, 50, 50)
+    assert len(calls) < count or window != (16, 16, 16)  # empty space is asked about once

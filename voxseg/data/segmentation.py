@@ -16,7 +16,7 @@ from voxseg.data.geometry import Geometry
 from voxseg.data.labels import LabelTable
 from voxseg.data.volume import LABEL_INTENT, Volume
 
-__all__ = ["read_label_names", "write_segmentation"]
+__all__ = ["blank_header", "read_label_names", "write_segmentation"]
 
 CARET_CODE = 30  # NIFTI_ECODE_CARET, which Connectome Workbench reads
 PLAIN_CODE = 0  # the same text once more for readers of TotalSegmentator's files, which look for it here
@@ -61,7 +61,7 @@ def write_segmentation(
     """
     if labels.shape != scan.geometry.shape:
         raise ValueError(f"the labels have shape {labels.shape}, the scan {scan.geometry.shape}")
-    header = _blank_header(scan.geometry) if scan.header is None else scan.header.copy()
+    header = blank_header(scan.geometry) if scan.header is None else scan.header.copy()
     shape = labels.shape if scan.header is None else scan.file_shape
     _make_label_header(header, labels.dtype, description)
     geometry = {field: header[field].tobytes() for field in GEOMETRY_FIELDS}
@@ -82,7 +82,7 @@ def write_segmentation(
     _verify(path, geometry, labels.reshape(shape, order="F"), table)
 
 
-def _blank_header(geometry: Geometry) -> nib.Nifti1Header:
+def blank_header(geometry: Geometry) -> nib.Nifti1Header:
     """A NIfTI header for the grid of another format."""
     header = nib.Nifti1Header()
     header.set_data_shape(geometry.shape)

@@ -126,7 +126,7 @@ class Straight:
 
     def _drawing(self, axis: int, columns: slice) -> slice:
         """The rows of the second or the third matrix that draw on any of these columns."""
-        return _bound(self._used[axis][:, columns].any(1), 0) or slice(0, 0)
+        return _bound(np.logical_or.reduce(self._used[axis][:, columns], axis=1), 0) or slice(0, 0)
 
     def positive(self, signed: Tensor, marked: Tensor, first: int, start: int, stop: int) -> Tensor:
         """Where in a slab the interpolation of `signed` `[n, U, V]` is above 0; it is so only near `marked`."""

@@ -32,8 +32,8 @@ class ProbabilitySink(Protocol):
     def write(self, start: int, probabilities: NDArray[np.float32]) -> None:
         """Take `[K, n, Y, X]`, the slices from `start` on."""
 
-    def clear(self, start: int, removed: NDArray[np.bool_]) -> None:
-        """Make background where `removed` `[n, Y, X]` says so, in the slices from `start` on."""
+    def clear(self, start: int, removed: NDArray[np.bool_], background: bool) -> None:
+        """Make background where `removed` `[n, Y, X]` says so; there is a class for it, the first, if `background`."""
 
 
 def sweep_axis(grid: Geometry, scan: Geometry, stored: int) -> int:
@@ -169,7 +169,7 @@ class Restorer:
             self._rows[start:stop][removed] = 0
             if self._sink is not None:
                 at, mask = self._slices(start, stop, removed[None])
-                self._sink.clear(at, mask[0])
+                self._sink.clear(at, mask[0], self._painted is None)
 
     def _chunk(self, planes: Tensor, first: int, last: int) -> Tensor:
         """Planes from `first` to `last` of the grid, of which the tail holds the first ones."""
