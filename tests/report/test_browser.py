@@ -2,11 +2,15 @@
 
 import io
 import shutil
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from voxseg.cli._cases import EXAMPLE
+from voxseg.cli.main import run
 from voxseg.report.evaluation_page import write_evaluation_page
 from voxseg.report.qc import draw_qc
 from voxseg.report.scan_page import ScanReport, write_scan_page
@@ -170,31 +174,29 @@ def sides(points):
     return [(group[:, 1].mean(), len(group)) for group in groups]
 
 
+def hippocampi(picture):
+    """Columns of the larger and of the smaller one, and their rows; letters and crosshair are of a redder yellow."""
+    yellow = (picture[..., :2].min(-1) - picture[..., 2] > 0.3) & (np.abs(picture[..., 0] - picture[..., 1]) < 0.1)
+    points = np.argwhere(yellow)
+    (large, _), (small, _) = sides(points)
+    return large, small, points[:, 0]
+
+
 def test_left_is_where_the_picture_has_it(viewer):
-    """The ball at the left is the larger one: on the right of an axial plane, and likewise in the static picture."""
+    """The ball at the left is the larger one, and both are in front."""
     slide(viewer, 100)
     choose(viewer, "view", "axial")
     picture = canvas(viewer)
-    # Without the lines of the crosshair, which are thin.
-    yellow = saturated(picture, (1, 1, 0))
-    kept = np.zeros(picture.shape[:2], dtype=bool)
-    kept[tuple(yellow.T)] = True
-    kept &= np.roll(kept, 4, 0) & np.roll(kept, -4, 0) & np.roll(kept, 4, 1) & np.roll(kept, -4, 1)
-    (left, large), (right, small) = sides(np.argwhere(kept))
-    assert large > 1.3 * small
+    left, right, rows = hippocampi(picture)
     assert left > right
-    rows = np.argwhere(kept)[:, 0]
-    assert rows.mean() < picture.shape[0] / 2  # they lie in front, which is up
-    static = saturated(viewer.picture[:, : viewer.picture.shape[1] // 3], (1, 1, 0))
-    static = static[(static[:, 0] > 80) & (static[:, 0] < 540)]
-    assert len(static) > 50
+    assert rows.mean() < 0.45 * picture.shape[0]
+    axial = viewer.picture[80:540, : viewer.picture.shape[1] // 4]
+    left, right, rows = hippocampi(axial)
+    assert left > right
+    assert rows.mean() < 0.45 * axial.shape[0]
     viewer.set_checked("#viewer-neurological", True)
     assert "Neurological convention" in viewer.inner_text("#viewer-convention")
-    turned = canvas(viewer)
-    other = np.zeros(turned.shape[:2], dtype=bool)
-    other[tuple(saturated(turned, (1, 1, 0)).T)] = True
-    other &= np.roll(other, 4, 0) & np.roll(other, -4, 0) & np.roll(other, 4, 1) & np.roll(other, -4, 1)
-    (left, _), (right, _) = sides(np.argwhere(other))
+    left, right, _ = hippocampi(canvas(viewer))
     assert left < right
 
 
@@ -287,6 +289,35 @@ def test_without_webgl_it_says_so_and_shows_the_rest(launch, scan_page):
     assert page.locator("#volumes table").is_visible()
     assert not page.locator("#viewer-controls").is_visible()
     assert page.locator("input.toggle:visible").count() == 0
+
+
+def test_a_real_brain(browser, tmp_path):
+    """The template that comes with nilearn, every other voxel, segmented by the packaged model."""
+    nilearn = pytest.importorskip("nilearn")
+    template = nib.load(Path(nilearn.__file__).parents[1] / EXAMPLE)
+    nib.save(template.slicer[::2, ::2, ::2], tmp_path / "brain.nii.gz")
+    with pytest.raises(SystemExit) as caught:
+        run(["predict", str(tmp_path / "brain.nii.gz"), "--report", "--device", "cpu"])
+    assert not caught.value.code
+    page = ready(visit(browser, tmp_path / "brain_report.html"))
+    assert page.requested == [page.url]
+    slide(page, 0)
+    picture = canvas(page)
+    grey = picture[np.ptp(picture, axis=-1) < 0.02][:, 0]
+    assert len(np.unique(np.round(grey * 255))) > 150
+    slide(page, 100)
+    choose(page, "view", "axial")
+    page.click("#viewer-none")
+    page.locator("input.toggle[aria-label='show Putamen']").check()
+    magenta = saturated(canvas(page), (1, 0, 1))
+    large, small = sides(magenta)
+    assert large[1] < 1.5 * small[1]  # one on each side of the middle
+    assert abs(large[0] + small[0] - picture.shape[1]) < 0.08 * picture.shape[1]
+    names = page.locator("#volumes tbody th").all_inner_texts()
+    assert len(names) == 16
+    assert not page.locator("#volumes tbody").get_by_text("not found").count()
+    assert page.said == []
+    page.close()
 
 
 def test_evaluation(browser, tmp_path, evaluated):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_qc", "qc_figure"]
 
 PANEL_INCHES = 3.6  # height of the highest panel
+LEGEND_INCHES, MOST_ROWS = 2.6, 24  # of a column of the legend
 DPI = 130
 
 
@@ -82,8 +84,8 @@ def qc_figure(
     lengths = [(s.stop - s.start) * h for s, h in zip(shown, spacing, strict=True)]
     widths, heights = [lengths[v.across] for v in VIEWS], [lengths[v.up] for v in VIEWS]
     inches = PANEL_INCHES / max(heights)
-    legend = 2.6
-    size = (sum(widths) * inches + legend + 0.5, PANEL_INCHES + 1.1)
+    columns = math.ceil(len(table) / MOST_ROWS) or 1
+    size = (sum(widths) * inches + columns * LEGEND_INCHES + 0.5, PANEL_INCHES + 1.1)
     figure = Figure(figsize=size, dpi=DPI, facecolor=BACKGROUND)
 
     window, colours = grey_window(scan, shown), dict(enumerate(table.colours, start=1))
@@ -115,15 +117,20 @@ def _draw_legend(
     """Colour, name and volume of each structure, to the right of the planes."""
     from matplotlib.patches import Rectangle
 
-    step = min(0.21, (size[1] - 0.9) / max(len(table), 1))  # inches a line
+    columns = math.ceil(len(table) / MOST_ROWS) or 1
+    rows = max(math.ceil(len(table) / columns), 1)
+    width = (size[0] * (1 - left) - 0.12) / columns  # inches
+    step = min(0.21, (size[1] - 0.9) / rows)  # inches a line
     font = min(8.5, step * 40)
-    for row, (label, count) in enumerate(zip(table, counts, strict=True)):
-        y = 1 - (0.65 + row * step) / size[1]
-        swatch = Rectangle((left, y), 0.13 / size[0], step * 0.62 / size[1], color=label.colour)
+    for place, (label, count) in enumerate(zip(table, counts, strict=True)):
+        column, row = divmod(place, rows)
+        x, y = left + column * width / size[0], 1 - (0.65 + row * step) / size[1]
+        swatch = Rectangle((x, y), 0.13 / size[0], step * 0.62 / size[1], color=label.colour)
         swatch.set_transform(figure.transFigure)
         figure.add_artist(swatch)
         name = label.name if count else f"{label.name} (not found)"
-        figure.text(left + 0.2 / size[0], y, name, color=TEXT, size=font, parse_math=False)
+        figure.text(x + 0.2 / size[0], y, name, color=TEXT, size=font, parse_math=False)
         if count:
             volume = f"{count * voxel_volume / 1000:.1f} ml"
-            figure.text(1 - 0.12 / size[0], y, volume, color=TEXT, size=font, ha="right")
+            end = x + (width - (0.15 if column < columns - 1 else 0)) / size[0]
+            figure.text(end, y, volume, color=TEXT, size=font, ha="right")
