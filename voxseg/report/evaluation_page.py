@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from voxseg.errors import UserError
 from voxseg.evaluation.comparison import compare
 from voxseg.evaluation.result import CaseEvaluation, Evaluation
 from voxseg.evaluation.statistics import FEW, StructureSummary, case_means, mean_positions, summarise
+from voxseg.evaluation.table_files import without_folders
 from voxseg.evaluation.tables import convention_lines
 from voxseg.report.case_planes import draw_case
 from voxseg.report.evaluation_tables import (
@@ -162,13 +162,8 @@ def _cases(evaluation: Evaluation) -> Html:
 def _problems(evaluation: Evaluation) -> Html:
     if not evaluation.problems:
         return Html("")
-    rows = [[problem.case, problem.model, _without_folders(problem.message)] for problem in evaluation.problems]
+    rows = [[problem.case, problem.model, without_folders(problem.message, False)] for problem in evaluation.problems]
     return section("Problems", table(["case", "model", "what is wrong"], rows), anchor="problems")
-
-
-def _without_folders(message: str) -> str:
-    """A message with files named without the folders above them: pages are passed on."""
-    return re.sub(r"(?<![\w.])/(?:[^/:;,()]+/)+", "", message)
 
 
 def _conventions(evaluation: Evaluation) -> Html:
@@ -281,7 +276,7 @@ class _Drawer:
             try:
                 self._read[key] = self._load(case)
             except UserError as error:
-                self._read[key] = f"{case.case} cannot be drawn: {_without_folders(str(error))}"
+                self._read[key] = f"{case.case} cannot be drawn: {without_folders(str(error), False)}"
         return self._read[key]
 
     def _load(self, case: CaseEvaluation) -> _Files:
