@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from grids import make_affine
 from models import write_model
+from voxseg.data.datasets.read import read_labels
 from voxseg.data.geometry import Geometry
 from voxseg.data.label_scheme import LabelScheme
 from voxseg.data.labels import Label, LabelTable
-from voxseg.data.volume import Volume
+from voxseg.data.volume import Volume, read_volume
 from voxseg.errors import UserError
 from voxseg.evaluation.robustness import (
     UPRIGHT,
@@ -32,12 +33,14 @@ from voxseg.evaluation.robustness import (
     measure_stability,
     model_scheme,
     run_conditions,
+    structures_of_model,
 )
 from voxseg.evaluation.robustness_plan import plan_conditions
 from voxseg.evaluation.robustness_tables import COLUMNS, append_rows, start_csv, summarise, text_lines
 from voxseg.evaluation.robustness_tests import GROUPS, TESTS, RobustnessSettings, choose_tests
 from voxseg.evaluation.structures import structures_of
 from voxseg.evaluation.subject import Subject
+from voxseg.inference.locate import locate_model
 from voxseg.inference.model import Model, ModelConfig, load_model
 from voxseg.inference.predictor import Predictor
 
@@ -358,3 +361,21 @@ def test_tables_hold_every_condition_and_structure(tmp_path: Path) -> None:
     assert "grid rotation by" in text
     assert "-Lobe -0." in text
     assert "relative stability to deformation by 1 mm: R = " in text
+
+
+@pytest.mark.slow
+def test_the_brain_model_keeps_its_score_in_other_poses_and_files(shared_data: Path) -> None:
+    case = shared_data / "oasis_manual" / "validation" / "1003"
+    model = load_model("brain")
+    scheme, structures = structures_of_model(locate_model("brain"), model.table)
+    subject = Subject("1003", (read_volume(case / "t1.nii.gz"),))
+    labels = scheme.to_classes(read_labels(case / "labels.nii.gz")[0])
+    conditions = plan_conditions(subject.geometry, RobustnessSettings(choose_tests(["poses", "files"]), quick=True))
+    for found in run_conditions(Predictor(model, "cpu"), structures, subject, labels, conditions, "brain"):
+        assert isinstance(found, ConditionScore)
+        lost = mean_over_structures(found.baseline, structures) - mean_over_structures(found.dice, structures)
+        if found.changed_voxels is not None:
+            assert abs(lost) < 1e-5, found.condition
+            assert found.changed_voxels <= 20  # where two classes are equally likely up to rounding
+        else:
+            assert lost < 0.015, found.condition

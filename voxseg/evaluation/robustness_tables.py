@@ -90,9 +90,8 @@ def text_lines(result: Robustness) -> list[str]:
         lines += _aligned(rows)
         cost = found["interpolation_costs"]
         if cost is not None:
-            lines.append(
-                f"  a turn by {BASELINE_DEGREES:g}°, which angles and deformations are compared with, changes it by {-cost:+.3f}"
-            )
+            turned = f"a turn by {BASELINE_DEGREES:g}°, which angles and deformations are compared with"
+            lines.append(f"  {turned}, changes it by {-cost:+.3f}")
         for kind, entry in found["stability"].items():
             lines.append("  " + _stability_line(kind, entry))
     if result.skipped:
