@@ -278,8 +278,9 @@ class _Session:
                 for draw in measure_stability(predictor, subject, self.settings, model):
                     result.stability.append(draw)
                     self.bar.advance(2)
-            except MemoryError:
-                result.skipped.append(Skipped(model, case.name, "relative stability", "ran out of memory"))
+            except (UserError, MemoryError) as error:
+                reason = error.problem if isinstance(error, UserError) else "ran out of memory"
+                result.skipped.append(Skipped(model, case.name, "relative stability", reason))
             self.bar.advance(2)
 
     def _subject(self, case: RobustnessCase, model: str) -> Subject:

@@ -322,13 +322,13 @@ def test_schemes_of_models_with_and_without_labels(tmp_path: Path) -> None:
 
 
 def test_tables_hold_every_condition_and_structure(tmp_path: Path) -> None:
-    subject, classes = phantom(sided=True)
+    subject, classes = phantom(sided=True, spacing=4.0)
     settings = RobustnessSettings(choose_tests(["rotations", "angles", "inversion", "stability"]), quick=True)
     result = Robustness(settings, ("toy",), ("phantom",), {"toy": STRUCTURES})
     path = tmp_path / "robustness.csv"
     start_csv(path)
     conditions = plan_conditions(subject.geometry, settings)
-    ours = predictor(Sided())
+    ours = predictor(Sided(), 4.0)
     for found in run_conditions(ours, STRUCTURES, subject, classes, conditions, "toy"):
         assert isinstance(found, ConditionScore)
         result.scores.append(found)
@@ -360,7 +360,7 @@ def test_tables_hold_every_condition_and_structure(tmp_path: Path) -> None:
     assert "toy: Dice against labels, mean over structures" in text
     assert "grid rotation by" in text
     assert "-Lobe -0." in text
-    assert "relative stability to deformation by 1 mm: R = " in text
+    assert "relative stability to deformation by 2 mm: R = " in text
 
 
 @pytest.mark.slow

@@ -43,7 +43,8 @@ __all__ = [
 ]
 
 UPRIGHT = "as scanned"
-STABILITY_DEGREES = 45.0
+STABILITY_MM, STABILITY_DEGREES = 2.0, 45.0
+"""Of the deformations and of the rotation: the same for all models, whatever their grids."""
 STABILITY_DRAWS, QUICK_DRAWS = 4, 2
 REMEMBERED_BYTES = 256 * 10**6
 """Of a network's output, that is kept at most."""
@@ -293,13 +294,16 @@ def stability_draws(settings: RobustnessSettings) -> int:
 def measure_stability(
     predictor: Predictor, subject: Subject, settings: RobustnessSettings, model: str
 ) -> Iterator[StabilityScore]:
-    """R_f of a model on one scan: draws for deformations by one voxel of its working grid, and one for a rotation.
+    """R_f of a model on one scan: draws for deformations by `STABILITY_MM`, and one for a rotation.
 
     Args:
         predictor: of the model.
         subject: the case.
         settings: seed and number of draws.
         model: name of the model.
+
+    Raises:
+        UserError: if the scan is so small that such a deformation would fold over itself.
     """
     config = predictor.model.config
     prepared = prepare([(volume.data, volume.geometry) for volume in subject.volumes], config.preparation)
@@ -312,12 +316,11 @@ def measure_stability(
         result: Tensor = remembered(batch.to(predictor.device))
         return result
 
-    rms = config.preparation.spacing
     for draw in range(stability_draws(settings)):
         random = np.random.default_rng([settings.seed, 7, draw])
-        warp = deform(shown, rms, random)
+        warp = deform(shown, STABILITY_MM, random)
         measured = relative_stability(network, shown, warp, random, exclusive)
-        yield StabilityScore(model, subject.name, "deformation", rms, measured.deformation, measured.noise)
+        yield StabilityScore(model, subject.name, "deformation", STABILITY_MM, measured.deformation, measured.noise)
     faded, warp = turn(shown, ODD_AXIS, STABILITY_DEGREES)
     measured = relative_stability(network, faded, warp, np.random.default_rng([settings.seed, 8]), exclusive)
     yield StabilityScore(model, subject.name, "rotation", STABILITY_DEGREES, measured.deformation, measured.noise)

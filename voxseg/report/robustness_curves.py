@@ -202,6 +202,8 @@ def _curve(test: str) -> Callable[..., None]:
             axes.xaxis.set_major_locator(FixedLocator([0.5, 0.7, 1.0, 1.4, 2.0]))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(ScalarFormatter())
+        else:
+            axes.locator_params(axis="x", nbins=5)
         axes.set_title(test, fontsize=10)
         axes.set_xlabel(label)
 
