@@ -2,14 +2,15 @@
 
     python benchmarks/measured_predict.py SCAN -o FOLDER [--model brain] [--threads 2] [--max-memory 4] [--operators]
 
-`predict_speed.py` and `predict_scaling.py` start it as a process of its own for each figure. The stages are those of the
-command line, in its order; "starting" is Python and this program. `--operators` adds the seconds of each operator of the
-network, taken in a second pass over the scan.
+`predict_speed.py` and `predict_scaling.py` start it as a process of its own for each figure. The stages are those of
+the command line; "starting" is Python and this program. `--operators` adds the seconds of each operator of the network,
+taken in a second pass over the scan.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import time
@@ -49,10 +50,8 @@ class Stages:
         now = time.perf_counter()
         self.seconds[self.name] = self.seconds.get(self.name, 0.0) + now - self.since
         self.peak[self.name] = max(self.peak.get(self.name, 0.0), resident("VmHWM"))
-        try:  # the peak from here on
+        with contextlib.suppress(OSError):  # the peak from here on
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        except OSError:
-            pass
         self.since = now
 
 

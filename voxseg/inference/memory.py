@@ -31,9 +31,6 @@ FOREIGN_BYTES = 4 * 600
 NETWORK_CONSTANT = 300 * 10**6
 """Bytes of a network's temporaries, which are held in slabs of fixed size."""
 
-UNTOUCHED = 256 * 10**6
-"""Free bytes at the end of the heap that may never have been touched, and so are not resident."""
-
 
 def network_bytes(config: NetworkConfig) -> int:
     """Bytes that a folded network needs at its peak for each voxel of its input, besides `NETWORK_CONSTANT`.
@@ -62,10 +59,41 @@ def resident_memory() -> int:
 def reusable_memory() -> int:
     """Bytes of `resident_memory` that are free for new arrays: what earlier scans have left in the heap.
 
-    0 where that cannot be told. Without it a scan would get the less memory the larger the one before was.
+    0 where that cannot be told. Without it a scan would get the less memory the larger the one before was. Of the free
+    bytes that the allocator knows of, those at the end of the heap may never have been touched and not be resident. So
+    they are not counted: what is resident, less what is in use, less what lay outside the heap at the first call.
     """
-    info = _heap()
-    return 0 if info is None else max(0, int(info().fordblks) - UNTOUCHED)
+    info = _heap_info()
+    if info is None:
+        return 0
+    return max(0, _anonymous_memory() - _outside_heap() - int(info().uordblks))
+
+
+def _anonymous_memory() -> int:
+    """Bytes that are held and belong to no file; 0 where that cannot be told."""
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("RssAnon:"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return 0
+
+
+@cache
+def _outside_heap() -> int:
+    """Anonymous bytes outside the heap when this was first called: stacks, and what libraries have mapped.
+
+    Asked for before the first scan: when the heap cannot grow where it is, it goes on elsewhere, and only its first
+    part bears its name.
+    """
+    heap = 0
+    try:
+        with open("/proc/self/smaps", encoding="ascii", errors="replace") as maps:
+            for line in maps:
+                if line.endswith("[heap]\n"):
+                    heap += next(int(entry.split()[1]) * 1024 for entry in maps if entry.startswith("Rss:"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        pass
+    return max(0, _anonymous_memory() - heap)
 
 
 class _HeapInfo(ctypes.Structure):
@@ -89,7 +117,7 @@ class _HeapInfo(ctypes.Structure):
 
 
 @cache
-def _heap() -> Any:
+def _heap_info() -> Any:
     """The function that tells of the heap; None where there is none (glibc before 2.33, other libraries)."""
     if platform.libc_ver()[0] != "glibc":
         return None

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 __all__ = ["Outcome", "Throughput", "run_pipeline"]
 
@@ -142,8 +142,8 @@ def _wait(writing: Future[None] | None) -> None:
         writing.result()
 
 
-def _raiser(error: Exception) -> Callable[[], Written]:
-    def work() -> Written:
+def _raiser(error: Exception) -> Callable[[], NoReturn]:
+    def work() -> NoReturn:
         raise error
 
     return work

@@ -17,6 +17,7 @@ from voxseg.inference.windows import window_count, window_starts
 __all__ = ["Plan", "Run", "choose_run", "network_stage_bytes"]
 
 MULTIPLE = 8  # windows of a multiple of this size are halved evenly on every level
+FRAGMENTS = 1.15  # what gaps in the heap add, where many windows come and go
 SMALLEST = 32  # voxels of a side: less context than this is no use
 COMFORTABLE = 64  # voxels of a side, what networks are trained on
 
@@ -88,7 +89,7 @@ def network_stage_bytes(
         return NETWORK_CONSTANT + voxels * max(voxel, 4 * classes + 16 * pieces)
     row = voxels // shape[axis] * min(window[axis], shape[axis])
     # Sums and weights of a row of windows and what is done with its result, while marks of what was found gather.
-    running = NETWORK_CONSTANT + math.prod(window) * voxel + row * (4 * classes + 13)
+    running = NETWORK_CONSTANT + int(FRAGMENTS * (math.prod(window) * voxel + row * (4 * classes + 13)))
     return running if not pieces else max(running + voxels, 9 * voxels)
 
 

@@ -97,6 +97,7 @@ class Predictor:
         self.device = choose_device(device)
         self.max_memory, self.window, self.reserved = max_memory, window, reserved
         self.network = _on(model.network, self.device)
+        reusable_memory()  # its first call has to come before the first scan
 
     def plan(self, images: Volume | Sequence[Volume], probabilities: bool = False) -> Plan:
         """What segmenting a case will take of memory, and in how many windows the network will run.
