@@ -81,7 +81,7 @@ def data_efficiency(
         _tell(f"stopped by {name}, {len(progress.done)} runs are finished; the same command goes on")
         raise typer.Exit(128 + progress.stopped)
     if progress.failures:
-        _tell(f"{len(progress.failures)} runs failed:")
+        _tell(f"{len(progress.failures)} run{'s' * (len(progress.failures) > 1)} failed:")
         for run, message in progress.failures:
             _tell(f"  {run}: {message}")
         raise typer.Exit(1)

@@ -91,25 +91,26 @@ def run_benchmark(
     missing = [run for run in runs if read_result(folder / run.place) is None]
     shown = sys.stderr.isatty()
     with tqdm(total=len(runs), initial=len(runs) - len(missing), unit="run", disable=not shown, leave=False) as bar:
-        for run in missing:
-            bar.set_description_str(str(run))
-            path = folder / run.place
-            try:
-                with logged(path, bar.set_postfix_str):
-                    stopped = make_run(run, trainings[run.arm.name], cases, path, device, config.keep_checkpoints)
-            except KeyboardInterrupt:  # between two steps of a training it is no error: that saves first
-                stopped = signal.SIGINT
-            except UserError as error:
-                progress.failures.append((run, str(error)))
-                tell(f"{run}: {error}")
-                continue
-            if stopped is not None:
-                progress.stopped = stopped
-                break
-            result = read_result(path)
-            assert result is not None
-            bar.update(1)
-            tell(f"{run}: {_told(result)}")
+        try:
+            for run in missing:
+                bar.set_description_str(str(run))
+                path = folder / run.place
+                try:
+                    with logged(path, bar.set_postfix_str):
+                        arm = trainings[run.arm.name]
+                        progress.stopped = make_run(run, arm, cases, path, device, config.keep_checkpoints)
+                except UserError as error:
+                    progress.failures.append((run, str(error)))
+                    tell(f"{run}: {error}")
+                    continue
+                if progress.stopped is not None:
+                    break
+                bar.update(1)
+                result = read_result(path)
+                assert result is not None
+                tell(f"{run}: {_told(result)}")
+        except KeyboardInterrupt:  # outside of a training, which saves its state and tells of the signal
+            progress.stopped = signal.SIGINT
     progress.done = finished_runs(config, folder)
     return progress
 

@@ -159,8 +159,8 @@ class DataEfficiencyConfig(_Block):
         data: folder of a data set; null: generated heads.
         heads: how heads are generated.
         pool: how many heads are generated to draw training cases from.
-        config: training config that `training` changes, by name or file; null: the defaults of a training, and the
-            three regions of the generated tumours.
+        config: training config that `training` changes, by name or file, for a data set; null for generated heads:
+            the defaults of a training, and the three regions of their tumours.
         images: those of the config to keep; null: all of them.
         training: keys of the training config, for all arms.
         test: what is tested.
@@ -196,6 +196,8 @@ class DataEfficiencyConfig(_Block):
             raise ValueError(f"two arms have the same name: {', '.join(names)}")
         if self.data is not None and self.config is None:
             raise ValueError("a data set (data) needs a training config (config), such as brats2020 or a file")
+        if self.data is None and self.config is not None:
+            raise ValueError("config is for a data set, and there is none: give its folder with --data (key data)")
         if self.data is None and self.pool < max(self.sizes):
             raise ValueError(f"pool is {self.pool}, but {max(self.sizes)} cases are to be trained on: raise it")
         return self

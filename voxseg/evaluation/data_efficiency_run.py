@@ -82,6 +82,7 @@ class RunResult:
         outputs: names of the structures.
         dice: for each pose by its name and each test case the Dice of each structure; NaN for one that is neither
             there nor found.
+        pool: how many cases they were drawn from.
     """
 
     arm: str
@@ -94,6 +95,7 @@ class RunResult:
     cases: list[str]
     outputs: list[str]
     dice: dict[str, dict[str, list[float]]]
+    pool: int = 0
 
     def structures(self, pose: str) -> list[float]:
         """Mean Dice of each structure over the test cases in a pose."""
@@ -156,6 +158,7 @@ def make_run(
         cases=names,
         outputs=config.labels.outputs,
         dice=dice,
+        pool=len(cases.pool),
     )
     values: dict[str, Any] = asdict(result)
     for pose in values["dice"].values():

@@ -181,6 +181,10 @@ def _costs(config: DataEfficiencyConfig, results: Sequence[RunResult], width: in
         lines.append(f"{arm.label:{width}}  {work}, {seconds:.0f} s a run with testing")
     if len({run.steps for run in results}) > 1:
         lines.append("the numbers of steps differ: what the curves compare is not the number of cases alone")
+    shared = sorted({result.size for result in results if result.size > result.pool / 2 > 0})
+    if shared and len(config.seeds) > 1:
+        drawn = f"{', '.join(map(str, shared))} of {max(result.pool for result in results)} cases"
+        lines.append(f"with {drawn} the seeds share most of theirs: they spread less than other cases would")
     planned = len(config.arms) * len(config.sizes) * len(config.seeds)
     if len(results) < planned:
         lines.append(f"{len(results)} of {planned} runs are finished: the curves are those of these")

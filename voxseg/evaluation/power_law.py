@@ -30,7 +30,7 @@ NEGLIGIBLE = 0.01
 
 GRID = 81
 ZOOM = np.linspace(-1, 1, 9)
-ZOOMS = 7
+ZOOMS = 13
 CHUNK = 200
 BAND_POINTS = 61
 
@@ -253,7 +253,7 @@ def _laws(n: Array, counts: Array, means: Array) -> Array:
         curve -= (curve @ weights)[..., None]
         place = np.argmin(((target[:, None] - curve) ** 2) @ weights, axis=1)[:, None]
         best_b, best_s = (np.take_along_axis(axis, place, 1)[:, 0] for axis in (near_b, near_s))
-        width_b, width_s = width_b / 3, width_s / 3
+        width_b, width_s = width_b / 2, width_s / 2
     level = np.exp((means - _curves(ratio, best_b, best_s)) @ weights)
     vanishing = level * (1 - best_s)
     return np.stack([vanishing * n[0] ** best_b, best_b, level * best_s], axis=1)
