@@ -286,6 +286,13 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         run_benchmark(tiny(), tmp_path, "cpu")
 
 
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="runs in one process"):
+        run_benchmark(tiny(), tmp_path / "b", "cpu")
+    assert not (tmp_path / "b").exists()
+
+
 def test_the_same_seeds_give_the_same_runs(finished, tmp_path):
     config = tiny(sizes=[2], arms=TINY["arms"][:1])
     run_benchmark(config, tmp_path / "again", "cpu")
@@ -479,6 +486,9 @@ def test_the_table_tells_scores_laws_and_what_is_open():
     assert lines[2].split()[1] in ("0.699", "0.700", "0.701", "0.702", "0.703", "0.704")
     text = "\n".join(lines)
     assert "c is not identified: its interval reaches 0" in text
+    one_seed = [result for result in rows if result.seed == 0]
+    told = "\n".join(summarise(config, one_seed, learning_curves(config, one_seed)))
+    assert told.count("one run a size") == 1, "what holds for all curves is told once"
     assert "steerable  1,234 weights, 4 steps a run, 12 s a run with testing" in text
     assert lines[-1] == "16 of 24 runs are finished: the curves are those of these"
     assert "differ" not in text

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -81,8 +82,11 @@ def run_benchmark(
         tell: called with a line after each run.
 
     Raises:
-        UserError: the folder belongs to something else, or the cases cannot be had.
+        UserError: the folder belongs to something else, the cases cannot be had, or there are several processes.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        problem = "runs in one process, and torchrun has started several"
+        raise UserError("the benchmark", problem, "start it without torchrun, or give each process seeds of its own")
     place = select_device(device)
     trainings = {arm.name: training_config(config, arm) for arm in config.arms}
     _begin(config, folder, place)

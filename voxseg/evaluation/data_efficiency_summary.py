@@ -135,9 +135,12 @@ def summarise(config: DataEfficiencyConfig, results: Sequence[RunResult], curves
             lines.append(f"{curve.title:{width}}  " + "  ".join(f"{cell:>19}" for cell in cells))
         lines.append("")
     lines.append(f"1 - Dice = a n^-b + c, with {100 * config.fit.level:g} % intervals from the spread of the seeds")
+    notes = [note for curve in curves for note in curve.fit.notes]
+    shared = [note for note in dict.fromkeys(notes) if notes.count(note) == len(curves) > 1]
     for curve in curves:
         lines.append(f"{curve.title:{width}}  {curve.panel:7}  " + _law(curve.fit))
-        lines += [f"{'':{width}}           {note}" for note in curve.fit.notes]
+        lines += [f"{'':{width}}           {note}" for note in curve.fit.notes if note not in shared]
+    lines += [f"all: {note}" for note in shared]
     lines += ["", *_costs(config, results, width)]
     return lines
 
