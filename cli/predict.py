@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from voxseg.cli._allocator import keep_freed_memory
 from voxseg.cli._cases import Task, find_tasks
 from voxseg.cli._errors import describe_bug, show_traceback
+from voxseg.cli._progress import Progress, say
+from voxseg.cli._share import claimed, part_of
 from voxseg.errors import UserError
 from voxseg.inference.locate import image_names, locate_model
+from voxseg.inference.pipeline import Outcome, run_pipeline
 from voxseg.report.niivue import find_niivue
-from voxseg.report.outputs import OUTPUTS, write_outputs
+from voxseg.report.outputs import OUTPUTS, PAGE, write_outputs
 
 if TYPE_CHECKING:
     from voxseg.data.datasets.case import ImageFile
     from voxseg.data.volume import Volume
-    from voxseg.inference.predictor import Predictor
+    from voxseg.inference.predictor import Predictor, Segmentation
 
 # The share of the time that each stage takes, about, for the progress bar.
 STAGES = {"reading": 5, "preparing": 5, "network": 65, "restoring": 10, "writing": 5, "drawing": 10}
 REPORT_STAGE = {"page": 10}
+# Of the memory allowed, what a scan may take to be read or written while another one is segmented.
+BESIDE = 0.05
 
 
 class Device(str, Enum):
@@ -86,6 +93,17 @@ def predict(
             "offline. It shows the scan.",
         ),
     ] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only every N-th scan from the I-th on, for N jobs that share a list."),
+    ] = None,
+    skip_existing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-existing", help="Skip scans whose results are all there, or that another process is working on."
+        ),
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Tell how long each stage took.")] = False,
     allow_import: Annotated[
         bool,
         typer.Option(
@@ -97,8 +115,8 @@ def predict(
     """Segment scans.
 
     For each SCAN writes NAME_seg.nii.gz (labels in the scan's own grid), NAME_volumes.tsv and NAME_qc.png; with
-    --report also NAME_report.html. Several scans are done one after the other; one that fails does not stop the
-    others. Nothing is sent or fetched.
+    --report also NAME_report.html. Of several scans the next one is read and the last one written while the network
+    runs; one that fails does not stop the others. Nothing is sent or fetched.
     """
     if not scans and not image and not example:
         raise UserError("SCAN", "no scan is given", "give one or more scans, or --example")
@@ -108,14 +126,16 @@ def predict(
         find_niivue()  # what is missing is told before anything is computed
     folder = locate_model(model)
     names = image_names(folder)
-    tasks = find_tasks(scans or [], image or [], example, output, names)
+    tasks = part_of(find_tasks(scans or [], image or [], example, output, names), part)
     keep_freed_memory()
     previous = signal.signal(signal.SIGTERM, _terminated)
     limit = None if max_memory is None else int(max_memory * 1e9)
-    batch = _Batch(_Settings(folder, device.value, threads, limit, allow_import, report), names, len(tasks))
+    settings = _Settings(folder, device.value, threads, limit, allow_import, report, skip_existing, verbose)
+    batch = _Batch(settings, names, len(tasks))
     try:
-        for task in tasks:
-            batch.add(task)
+        batch.run(tasks)
+    except _ModelError as error:
+        raise error.cause from None
     finally:
         signal.signal(signal.SIGTERM, previous)
     batch.finish()
@@ -128,7 +148,7 @@ def _terminated(number: int, frame: object) -> None:
 
 @dataclass(frozen=True)
 class _Settings:
-    """How the model is loaded, and whether pages are written."""
+    """How the model is loaded, and what is written and told."""
 
     folder: Path
     device: str
@@ -136,6 +156,29 @@ class _Settings:
     max_memory: int | None
     allow_import: bool
     report: bool
+    skip_existing: bool
+    verbose: bool
+
+
+@dataclass
+class _Loaded:
+    """A case in memory."""
+
+    volumes: list[Volume]
+    seconds: float
+
+
+@dataclass
+class _Found:
+    """A case that was segmented and is not yet written."""
+
+    segmentation: Segmentation
+    predictor: Predictor
+    progress: Progress
+
+
+class _SkippedError(Exception):
+    """A case that is done, or that another process is at."""
 
 
 class _Batch:
@@ -144,27 +187,123 @@ class _Batch:
     def __init__(self, settings: _Settings, names: list[str], count: int) -> None:
         self.settings, self.names, self.count = settings, names, count
         self.predictor: Predictor | None = None
-        self.done = 0
+        self.done = self.skipped = self.reserved = 0
         self.failures: list[tuple[str, str, bool]] = []  # subject, message, whether it is the user's to mend
+        self.claims: dict[Path, ExitStack] = {}
+        self.plan = ""  # the last one that was told
 
-    def add(self, task: Task) -> None:
-        """Segment one case; a failure is told and remembered."""
+    def run(self, tasks: list[Task]) -> None:
+        """Segment all cases; a failure is told and remembered.
+
+        Raises:
+            _ModelError: if the model cannot be used.
+        """
         try:
-            self._segment(task)
+            throughput = run_pipeline(
+                tasks, self._read, self._segment, self._write, self._tell, self._ahead, (_ModelError,)
+            )
+        finally:
+            for claim in self.claims.values():
+                claim.close()
+        if self.skipped:
+            say(f"{self.skipped} of {self.count} scans were skipped: done, or in the hands of another process")
+        if self.done > 1:
+            say(throughput.line())
+
+    def _outputs(self, task: Task) -> list[Path]:
+        suffixes = (*OUTPUTS, PAGE) if self.settings.report else OUTPUTS
+        return [task.target.with_name(task.target.name + suffix) for suffix in suffixes]
+
+    def _read(self, task: Task) -> _Loaded:
+        """Claim a case if need be, and read its images."""
+        start = time.perf_counter()
+        if self.settings.skip_existing:
+            claim = ExitStack()
+            if not claim.enter_context(claimed(task.target, self._outputs(task))):
+                claim.close()
+                raise _SkippedError
+            self.claims[task.target] = claim
+        files = task.files(self.names)
+        _check_writable(task.target.parent)
+        volumes = [_read(file) for file in files]
+        return _Loaded(volumes, time.perf_counter() - start)
+
+    def _segment(self, task: Task, loaded: _Loaded) -> _Found:
+        predictor = self._load()
+        predictor.reserved = self.reserved
+        images = loaded.volumes if len(loaded.volumes) > 1 else loaded.volumes[0]
+        plan = predictor.plan(images).line()
+        if plan != self.plan or self.settings.verbose:
+            say(f"{task.target.name}: {plan}")
+            self.plan = plan
+        progress = Progress(task.target.name, STAGES | (REPORT_STAGE if self.settings.report else {}))
+        try:
+            progress("reading", 1.0)
+            segmentation = predictor.segment(images, progress)
+        except BaseException:
+            progress.close()
+            raise
+        if self.count > 1:  # the next one's bar is about to begin
+            progress.close()
+        segmentation.seconds = {"reading": loaded.seconds, **segmentation.seconds}
+        return _Found(segmentation, predictor, progress)
+
+    def _write(self, task: Task, loaded: _Loaded, found: _Found) -> list[str]:
+        """Write the results of a case; returns what is to be said of it."""
+        start, segmentation = time.perf_counter(), found.segmentation
+        before, page = sum(segmentation.seconds.values()), None
+        if self.settings.report:
+            from voxseg.report.scan_page import scan_page
+
+            page = scan_page(task.target.name, loaded.volumes, segmentation, found.predictor, self.settings.folder)
+        name, volume = found.predictor.model.config.name, loaded.volumes[0]
+        try:
+            written = write_outputs(volume, segmentation, name, task.target, found.progress, page)
+        finally:
+            found.progress.close()
+        if not any(segmentation.voxel_counts()):
+            picture = written[OUTPUTS.index("_qc.png")]
+            say(f"voxseg: {task.subject}: nothing was found in it; look at {picture}", error=True)
+        segmentation.seconds["writing"] = time.perf_counter() - start
+        names = ", ".join(path.name for path in written)
+        total = before + segmentation.seconds["writing"]
+        lines = [f"{task.subject}: wrote {names} to {task.target.parent} in {total:.0f} s"]
+        if self.settings.verbose:
+            lines.append("  " + ", ".join(f"{stage} {took:.2f} s" for stage, took in segmentation.seconds.items()))
+        return lines
+
+    def _ahead(self, task: Task, following: Task) -> bool:
+        """Whether three cases at a time (read, segmented, written) are few enough bytes."""
+        from voxseg.inference.memory import DEFAULT_LIMIT
+
+        share = BESIDE * (self.settings.max_memory or DEFAULT_LIMIT)
+        beside = max(_bytes_of(task), _bytes_of(following)) <= share
+        self.reserved = int(3 * share) if beside else 0  # the next one, and the last one with its labels
+        return beside
+
+    def _tell(self, outcome: Outcome[Task, list[str]]) -> None:
+        """What came of a case."""
+        task, error = outcome.task, outcome.error
+        claim = self.claims.pop(task.target, None)
+        if claim is not None:
+            claim.close()
+        if error is None:
             self.done += 1
-        except _ModelError as error:
-            raise error.cause from None
-        except UserError as error:
+            for line in outcome.written or []:
+                say(line)
+        elif isinstance(error, _SkippedError):
+            self.skipped += 1
+        elif isinstance(error, UserError):
             show_traceback(error)
             self._fail(task, str(error), True)
-        except MemoryError:
+        elif isinstance(error, MemoryError):
             self._fail(task, f"{task.subject}: ran out of memory; give --max-memory, or a smaller scan", True)
-        except Exception as error:
+        else:
             self._fail(task, f"{task.subject}: {describe_bug(error)}", False)
 
     def _fail(self, task: Task, message: str, by_user: bool) -> None:
         self.failures.append((task.subject, message, by_user))
-        print(f"voxseg: {message}", file=sys.stderr)
+        say(f"voxseg: {message}", error=True)
 
     def finish(self) -> None:
         """List what failed, if there was more than one case, and exit with the code for it."""
@@ -174,33 +313,8 @@ class _Batch:
             print(f"voxseg: {len(self.failures)} of {self.count} scans failed:", file=sys.stderr)
             for subject, _, _ in self.failures:
                 print(f"  {subject}", file=sys.stderr)
-        unusable = not self.done and all(by_user for _, _, by_user in self.failures)
+        unusable = not self.done and not self.skipped and all(by_user for _, _, by_user in self.failures)
         raise typer.Exit(2 if unusable else 1)
-
-    def _segment(self, task: Task) -> None:
-        start = time.perf_counter()
-        files = task.files(self.names)
-        _check_writable(task.target.parent)
-        with _Progress(task.target.name, STAGES | (REPORT_STAGE if self.settings.report else {})) as progress:
-            progress("reading", 0.0)
-            volumes = [_read(file) for file in files]
-            read = time.perf_counter() - start
-            predictor = self._load()
-            segmentation = predictor.segment(volumes if len(volumes) > 1 else volumes[0], progress)
-            segmentation.seconds = {"reading": read, **segmentation.seconds}
-            page = None
-            if self.settings.report:
-                from voxseg.report.scan_page import scan_page
-
-                page = scan_page(task.target.name, volumes, segmentation, predictor, self.settings.folder)
-            name = predictor.model.config.name
-            written = write_outputs(volumes[0], segmentation, name, task.target, progress, page)
-        seconds = time.perf_counter() - start
-        if not any(segmentation.voxel_counts()):
-            picture = written[OUTPUTS.index("_qc.png")]
-            print(f"voxseg: {task.subject}: nothing was found in it; look at {picture}", file=sys.stderr)
-        names = ", ".join(path.name for path in written)
-        print(f"{task.subject}: wrote {names} to {task.target.parent} in {seconds:.0f} s")
 
     def _load(self) -> Predictor:
         """The model on its device; what is wrong with it concerns every case."""
@@ -227,6 +341,17 @@ def _read(image: ImageFile) -> Volume:
     return volume if image.volume is None else replace(volume, file_shape=volume.geometry.shape)
 
 
+def _bytes_of(task: Task) -> float:
+    """Bytes of the voxels of a case, as its files announce them; what is unreadable takes none."""
+    from voxseg.data.volume import read_header
+
+    try:
+        sizes = [read_header(image.path).size for image in task.images.values()]
+    except UserError:
+        return 0.0
+    return sum(math.inf if size is None else size for size in sizes)
+
+
 def _load_predictor(settings: _Settings) -> Predictor:
     import torch
 
@@ -245,30 +370,3 @@ def _check_writable(folder: Path) -> None:
         raise UserError(existing, "is not a folder", "choose another folder with -o")
     if not os.access(existing, os.W_OK):
         raise UserError(existing, "may not be written to (no permission)", "choose another folder with -o")
-
-
-class _Progress:
-    """A bar on standard error that names the stage; nothing where standard error is not a terminal."""
-
-    def __init__(self, name: str, stages: dict[str, int]) -> None:
-        self.name, self.stages = name, stages
-        self.bar: Any = None
-
-    def __enter__(self) -> _Progress:
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}"
-            self.bar = tqdm(total=sum(self.stages.values()), bar_format=form, leave=False, desc=self.name)
-        return self
-
-    def __call__(self, stage: str, fraction: float) -> None:
-        if self.bar is None:
-            return
-        before = sum(self.stages[s] for s in list(self.stages)[: list(self.stages).index(stage)])
-        self.bar.n = before + fraction * self.stages[stage]
-        self.bar.set_description_str(f"{self.name}: {stage}")
-
-    def __exit__(self, *error: object) -> None:
-        if self.bar is not None:
-            self.bar.close()

@@ -59,8 +59,10 @@ def test_three_files_are_written_beside_the_scan(tmp_path, model, capsys):
     assert all(float(mm3) == int(n) * 8 for _, _, _, n, mm3 in lines)
     assert (tmp_path / "sub-01_qc.png").read_bytes().startswith(b"\x89PNG")
     captured = capsys.readouterr()
-    assert captured.out.startswith(f"{scan}: wrote sub-01_seg.nii.gz, sub-01_volumes.tsv, sub-01_qc.png to {tmp_path}")
-    assert captured.out.count("\n") == 1
+    plan, told = captured.out.splitlines()
+    assert plan.startswith("sub-01: 20 x 22 x 18 voxels of 4 mm at once, up to 0.")
+    assert plan.endswith(" GB of the 4.0 GB allowed")
+    assert told.startswith(f"{scan}: wrote sub-01_seg.nii.gz, sub-01_volumes.tsv, sub-01_qc.png to {tmp_path}")
     assert captured.err == ""
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import logging
 import math
-import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from voxseg.data.geometry import Geometry
 from voxseg.data.paths import NIBABEL_SUFFIXES, NIFTI_SUFFIXES, check_scan_path, scan_name
+from voxseg.data.quiet import quiet_libraries
 from voxseg.errors import UserError
 
 __all__ = ["Header", "Volume", "read_array", "read_header", "read_volume"]
@@ -197,23 +197,6 @@ def _quiet_nibabel() -> Iterator[None]:
         logger.setLevel(level)
 
 
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Silence what C++ code prints on standard error besides raising an exception."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # there is no standard error
-        yield
-        return
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
 def _packed(path: Path) -> bool:
     """Whether a file of nibabel's formats is compressed."""
     return path.name.lower().endswith(("gz", ".mgz"))
@@ -313,7 +296,7 @@ def _itk_header(path: Path) -> tuple[Any, tuple[int, ...]]:
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    with _quiet_libraries():
+    with quiet_libraries():
         reader.ReadImageInformation()
     if reader.GetNumberOfComponents() > 1:
         if reader.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
@@ -336,7 +319,7 @@ def _read_itk(path: Path, index: int | None) -> Volume:
     reader, sizes = _itk_header(path)
     shape = _spatial_shape(path, sizes, index)
     # ITK's arrays have the slowest axis first.
-    with _quiet_libraries():
+    with quiet_libraries():
         array = sitk.GetArrayFromImage(reader.Execute())
     data = _plain(_choose(array.reshape((-1, *shape[::-1])).transpose(3, 2, 1, 0), index), 1.0, 0.0)
     return Volume(path, data, _itk_geometry(reader, shape), None, sizes)

@@ -74,13 +74,15 @@ def run_pipeline(
     """Run tasks through reading, segmenting and writing, each step of one beside the other steps of its neighbours.
 
     An error of one task ends that task alone. Ctrl-C, SystemExit and `fatal` end everything: what is being written is
-    finished, as it takes seconds and is worth a scan, nothing else is begun, and the exception goes on.
+    finished where that goes on beside the network, as it takes seconds and is worth a scan; nothing else is begun, and
+    the exception goes on.
 
     Args:
         tasks: in the order in which they are done and told.
         read: called in a thread of its own.
         segment: called in the thread of the caller.
-        write: called in a thread of its own, one at a time.
+        write: called in a thread of its own, one at a time; in that of the caller where there is nothing beside it, as
+            for the last task.
         tell: called with every outcome in the order of the tasks, one at a time, in the thread that writes.
         ahead: whether the following scan may be read and this one be written beside the network, given this task and
             the following; otherwise they wait for each other, and there is one scan in memory at a time.
@@ -120,10 +122,14 @@ def run_pipeline(
                 last = writer.submit(finish, task, start, _raiser(error))
                 continue
             _wait(last)  # one result is written and one waits, at most
-            last = writer.submit(finish, task, start, _writer(write, task, loaded, found))
+            work = _writer(write, task, loaded, found)
             del loaded, found, loading
-            if not beside:
-                _wait(last)
+            if beside:
+                last = writer.submit(finish, task, start, work)
+            else:  # nothing to overlap with: an interruption reaches it here
+                last = None
+                finish(task, start, work)
+            del work
         _wait(last)
     finally:
         reader.shutdown(wait=True, cancel_futures=True)
