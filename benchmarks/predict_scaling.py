@@ -4,8 +4,9 @@
 
 Scans are made by code (a body with structures, int16, as CT has them), models have random weights. Each figure comes
 from a process of its own (`measured_predict.py`), the fastest of the rounds counts. An exponent is the slope of a
-least-squares line through the logarithms: 1 is linear, and less says that a constant part still counts. For memory it is that of what lies above the process before the scan was read. The part `ct` is a scan of
-512 x 512 x 800 voxels with 25 classes on grids of 3, 1.5 and 1 mm; it takes a while, and is run only if asked for.
+least-squares line through the logarithms: 1 is linear, and less says that a constant part still counts. For memory it
+is that of what lies above the process before the scan was read. The part `ct` is a scan of 512 x 512 x 800 voxels with
+25 classes on grids of 3, 1.5 and 1 mm; it takes a while, and is run only if asked for.
 """
 
 from __future__ import annotations

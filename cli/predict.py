@@ -190,7 +190,7 @@ class _Batch:
         self.done = self.skipped = self.reserved = 0
         self.failures: list[tuple[str, str, bool]] = []  # subject, message, whether it is the user's to mend
         self.claims: dict[Path, ExitStack] = {}
-        self.plan = ""  # the last one that was told
+        self.plan: tuple[object, object] | None = None  # the grid and the run that were told last
 
     def run(self, tasks: list[Task]) -> None:
         """Segment all cases; a failure is told and remembered.
@@ -232,10 +232,10 @@ class _Batch:
         predictor = self._load()
         predictor.reserved = self.reserved
         images = loaded.volumes if len(loaded.volumes) > 1 else loaded.volumes[0]
-        plan = predictor.plan(images).line()
-        if plan != self.plan or self.settings.verbose:
-            say(f"{task.target.name}: {plan}")
-            self.plan = plan
+        plan = predictor.plan(images)
+        if (plan.grid, plan.run) != self.plan or self.settings.verbose:
+            say(f"{task.target.name}: {plan.line()}")
+            self.plan = plan.grid, plan.run
         progress = Progress(task.target.name, STAGES | (REPORT_STAGE if self.settings.report else {}))
         try:
             progress("reading", 1.0)
