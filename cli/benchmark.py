@@ -97,7 +97,7 @@ def _write(folder: Path, config: DataEfficiencyConfig, results: list[RunResult])
     write_fits(folder / "fits.json", config, curves)
     what = "mean over the structures" if config.fit.score == "mean" else config.fit.score
     subtitle = (
-        f"{what}; small: each seed, large: their mean, line: a n^-b + c, band: {100 * config.fit.level:g} % interval"
+        f"{what}; points: each seed, hollow: their mean, line: a n^-b + c, band: {100 * config.fit.level:g} % interval"
     )
     draw_learning_curves(folder / PICTURE, curves, config.name, subtitle, PANELS)
     print("\n".join(summarise(config, results, curves)))

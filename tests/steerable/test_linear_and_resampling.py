@@ -26,8 +26,10 @@ def test_linear_folds_to_a_plain_convolution() -> None:
     torch.nn.init.normal_(layer.bias)
     x = torch.randn(2, layer.field_in.channels, 4, 5, 6)
     folded = layer.fold()
-    assert type(folded) is torch.nn.Conv3d
+    assert isinstance(folded, torch.nn.Conv3d)
     torch.testing.assert_close(folded(x), layer(x))
+    plain = torch.nn.functional.conv3d(x, folded.weight, folded.bias)
+    torch.testing.assert_close(folded(x), plain, rtol=1e-5, atol=1e-5)
 
 
 def test_linear_refuses_what_it_cannot_make() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,9 +14,11 @@ from ..steerable import (
     FieldType,
     Gate,
     KernelBasis,
+    PointwiseConv3d,
     ShellBasis,
     SolidHarmonicBasis,
     SteerableConv3d,
+    gated_norm,
 )
 from .config import NetworkConfig
 
@@ -23,6 +28,35 @@ _GAIN = 5 / 3
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
+
+
+class Block(nn.Sequential):
+    """A convolution, its norm and its gate; for scalars alone the gate is SiLU.
+
+    The norm's centring is multiplied into the convolution's weights, and norm and gate are computed together.
+    """
+
+    def __init__(self, convolution: nn.Module, norm: FieldNorm, gate: Gate) -> None:
+        super().__init__(convolution, norm, gate)
+        self.folded = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C_in, X, Y, Z]`` to ``[B, C_out, X', Y', Z']``."""
+        convolution, norm, gate = self
+        assert isinstance(norm, FieldNorm)
+        assert isinstance(gate, Gate)
+        return gated_norm(convolution(x) if self.folded else convolution(x, norm.centring), norm, gate)
+
+    @torch.no_grad()
+    def fold(self) -> Block:
+        """A copy for inference, with constant weights."""
+        convolution, norm, gate = self
+        assert isinstance(convolution, (SteerableConv3d, PlainConv3d))
+        assert isinstance(norm, FieldNorm)
+        assert isinstance(gate, Gate)
+        folded = Block(convolution.fold(norm.centring), copy.deepcopy(norm), copy.deepcopy(gate))
+        folded.folded = True
+        return folded
 
 
 class SteerableLayers:
@@ -45,7 +79,7 @@ class SteerableLayers:
             self.config.group,
             self.config.dense,
         )
-        return nn.Sequential(convolution, _norm(gate.field_in), gate)
+        return Block(convolution, _norm(gate.field_in), gate)
 
     def linear(self, field_in: FieldType, field_out: FieldType) -> nn.Module:
         """Mixing of fields of one kind."""
@@ -70,11 +104,12 @@ class PlainLayers:
         """A plain block; spacing and level do not matter, because its kernels are in voxels."""
         del spacing, level
         convolution = PlainConv3d(field_in.channels, field_out.channels, self.config.plain_kernel, stride)
-        return nn.Sequential(convolution, _norm(FieldType(f"{field_out.channels}x0e")), nn.SiLU())
+        scalars = FieldType(f"{field_out.channels}x0e")
+        return Block(convolution, _norm(scalars), Gate(scalars))
 
     def linear(self, field_in: FieldType, field_out: FieldType) -> nn.Module:
         """A plain 1x1x1 convolution."""
-        return nn.Conv3d(field_in.channels, field_out.channels, 1)
+        return PointwiseConv3d(field_in.channels, field_out.channels)
 
 
 def _norm(field: FieldType) -> FieldNorm:
@@ -92,10 +127,24 @@ class PlainConv3d(nn.Conv3d):
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: Triple) -> None:
         super().__init__(channels_in, channels_out, kernel, stride=stride)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C_in, X, Y, Z]`` to ``[B, C_out, ceil(X / stride), ...]``."""
+    def forward(self, x: Tensor, after: Tensor | None = None) -> Tensor:
+        """``[B, C_in, X, Y, Z]`` to ``[B, C_out, ceil(X / stride), ...]``; `after` as in `SteerableConv3d.forward`."""
+        weight, bias = self.weight, self.bias
+        if after is not None:
+            weight = torch.einsum("oixyz,op->pixyz", weight, after)
+            bias = bias if bias is None else bias @ after
         padding: list[int] = []
         for n, kernel, stride in zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
             total = max((-(-n // stride) - 1) * stride + kernel - n, 0)
             padding += [total // 2, total - total // 2]
-        return super().forward(F.pad(x, padding))
+        return self._conv_forward(F.pad(x, padding), weight, bias)
+
+    @torch.no_grad()
+    def fold(self, after: Tensor | None = None) -> PlainConv3d:
+        """A copy with `after` multiplied into its weights."""
+        folded = copy.deepcopy(self)
+        if after is not None:
+            folded.weight.copy_(torch.einsum("oixyz,op->pixyz", self.weight, after))
+            if folded.bias is not None:
+                folded.bias.copy_(folded.bias @ after)
+        return folded

@@ -8,6 +8,7 @@ No volume is ever padded: a grid of n voxels becomes ``ceil(n / 2)`` and comes b
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -106,11 +107,15 @@ class UNet(nn.Module):
             skips.append(x)
         decoded = [x]
         for level in reversed(range(len(self.decoder))):
-            skip = skips[level]
-            x = upsample(self.narrow[level](x), skip.shape[2:])  # [B, C_level, grid of the level]
-            x = self._run(self.decoder[level], torch.cat([skip, x], 1))  # [B, 2 C_level, ...] to [B, C_level, ...]
+            x = self._run(partial(self._decode, level), skips.pop(level), x)
             decoded.append(x)
         return decoded[::-1][:levels]
+
+    def _decode(self, level: int, skip: Tensor, x: Tensor) -> Tensor:
+        """From the coarser features to those of a level, ``[B, C_level, grid of skip]``."""
+        x = upsample(self.narrow[level](x), skip.shape[2:])
+        x = torch.cat([skip, x], 1)  # [B, 2 C_level, ...]
+        return self.decoder[level](x)  # type: ignore[no-any-return]
 
     def fold(self) -> nn.Module:
         """A copy for inference whose steerable layers are multiplied out to constant weights; it computes the same."""
@@ -118,11 +123,12 @@ class UNet(nn.Module):
         folded.requires_grad_(False)
         return folded.eval()
 
-    def _run(self, stage: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def _run(self, stage: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """Run a part of the network; with checkpointing, of all that it computes only the result is kept."""
         if self.config.checkpointing and torch.is_grad_enabled():
-            result: Tensor = checkpoint(stage, x, use_reentrant=False)
+            result: Tensor = checkpoint(stage, *inputs, use_reentrant=False, preserve_rng_state=False)
             return result
-        return stage(x)
+        return stage(*inputs)
 
 
 def finest_field(config: NetworkConfig) -> FieldType:

@@ -30,7 +30,7 @@ def draw_learning_curves(
 ) -> None:
     """Draws the curves on logarithmic axes and writes a PNG; complete or not at all.
 
-    For each arm: small points for the runs, a large one for their geometric mean, the fitted curve from the smallest
+    For each arm: small points for the runs, a hollow one for their geometric mean, the fitted curve from the smallest
     to the largest number of cases, never beyond, and the interval of the curve as a band.
 
     Args:
@@ -80,23 +80,17 @@ def draw_learning_curves(
 def _draw_curve(axes: Any, curve: LearningCurve, k: int, shift: float) -> None:
     """Points, means, fit and band of one arm."""
     colour, marker, fit = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)], curve.fit
-    for size, errors in curve.errors.items():
-        shown = np.maximum(errors, LOWEST)
-        axes.plot([size * shift] * len(shown), shown, marker, color=colour, markersize=4, alpha=0.45, markeredgewidth=0)
     if fit.band is not None:
         axes.fill_between(fit.grid, *np.maximum(fit.band, LOWEST), color=colour, alpha=0.15, linewidth=0)
     if fit.law is not None:
         axes.plot(fit.grid, np.maximum(fit.law.error(fit.grid), LOWEST), color=colour, linewidth=1.8)
-    sizes = [size * shift for size in fit.sizes]
+    means = [size * shift for size in fit.sizes], np.maximum(fit.means, LOWEST)
     axes.plot(
-        sizes,
-        np.maximum(fit.means, LOWEST),
-        marker,
-        color=colour,
-        markersize=8,
-        markeredgecolor="white",
-        label=curve.title,
+        *means, marker, color=colour, markersize=9, markerfacecolor="white", markeredgewidth=1.6, label=curve.title
     )
+    for size, errors in curve.errors.items():  # above the means, which are near them
+        shown = np.maximum(errors, LOWEST)
+        axes.plot([size * shift] * len(shown), shown, marker, color=colour, markersize=3.5, markeredgewidth=0, zorder=3)
 
 
 def _scale(places: Any, curves: Sequence[LearningCurve]) -> None:

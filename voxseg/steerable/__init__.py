@@ -8,8 +8,8 @@ from .bases import KernelBasis, Lattice, ShellBasis, SolidHarmonicBasis
 from .convolution import FoldedConv3d, SteerableConv3d
 from .fields import FieldType, Irrep
 from .harmonics import solid_harmonics, wigner_3j, wigner_d
-from .linear import FieldLinear
-from .nonlinearity import FieldNorm, Gate
+from .linear import FieldLinear, PointwiseConv3d
+from .nonlinearity import FieldNorm, Gate, gated_norm
 from .resampling import strides_for, upsample
 
 __all__ = [
@@ -21,9 +21,11 @@ __all__ = [
     "Irrep",
     "KernelBasis",
     "Lattice",
+    "PointwiseConv3d",
     "ShellBasis",
     "SolidHarmonicBasis",
     "SteerableConv3d",
+    "gated_norm",
     "solid_harmonics",
     "strides_for",
     "upsample",

@@ -19,6 +19,7 @@ from .fields import FieldType, Irrep
 from .harmonics import wigner_3j
 from .linear import channel_bias
 from .separable import MOMENTS, AxisTaps, Taps, separable_convolution, symmetric_padding
+from .spans import ChannelSpans
 
 Group = Literal["SO3", "O3"]
 Triple = tuple[int, int, int]
@@ -89,20 +90,33 @@ class SteerableConv3d(nn.Module):
         # Coupled filters of each lattice met so far, [paths, 2 l_out + 1, 2 l_in + 1, elements]; constants, so not part
         # of the state.
         self._coupled: dict[tuple[Lattice, torch.device], dict[str, Tensor]] = {}
+        self.spans = self._channel_spans() if self.separable else None
 
     @torch.compiler.disable  # the kernels depend on the grid by cached float arithmetic, which dynamo cannot trace
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve; see the class for shapes."""
+    def forward(self, x: Tensor, after: Tensor | None = None) -> Tensor:
+        """Convolve; see the class for shapes.
+
+        Args:
+            x: the input.
+            after: ``[C_out, C_out]``; the row of each voxel of the output is multiplied by it. It costs nothing,
+                because the weights are.
+        """
         if x.dim() != 5 or x.shape[1] != self.field_in.channels:
             raise ValueError(
                 f"expected [B, {self.field_in.channels}, X, Y, Z] of type '{self.field_in}', got {tuple(x.shape)}"
             )
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         lattice = lattice_for(x.shape[2:], self.spacing, self.stride)
-        x, bias = x.to(dtype), channel_bias(self.field_out, self.bias).to(dtype)
+        x = x.to(dtype)
+        with torch.autocast(x.device.type, enabled=False):  # weights are multiplied out in their own precision
+            bias = channel_bias(self.field_out, self.bias)
+            weight = self._mix(lattice) if self.separable else self.dense_kernel(lattice)
+            if after is not None:
+                bias = bias @ after
+                weight = weight @ after if self.separable else torch.einsum("oixyz,op->pixyz", weight, after)
+        weight, bias = weight.to(dtype), bias.to(dtype)
         if self.separable:
-            return separable_convolution(x, self._mix(lattice).to(dtype), bias, self._taps(lattice, x))
-        weight = self.dense_kernel(lattice).to(dtype)
+            return separable_convolution(x, weight, bias, self._taps(lattice, x), self.spans)
         return F.conv3d(x, weight, bias, self.stride, _padding(weight.shape[2:], self.stride))
 
     def dense_kernel(self, lattice: Lattice | None = None) -> Tensor:
@@ -121,9 +135,9 @@ class SteerableConv3d(nn.Module):
         return torch.einsum("mio,mabc->oiabc", mix, kernels)
 
     @torch.no_grad()
-    def fold(self) -> FoldedConv3d:
+    def fold(self, after: Tensor | None = None) -> FoldedConv3d:
         """A module with constant weights that computes the same and knows nothing of fields."""
-        return FoldedConv3d(self)
+        return FoldedConv3d(self, after)
 
     def _paths(self, irrep_out: Irrep, irrep_in: Irrep) -> list[int]:
         """Kernel degrees that couple two fields."""
@@ -182,6 +196,16 @@ class SteerableConv3d(nn.Module):
                     coupled[f"{o}_{i}"] = torch.cat(parts).to(device)
         return coupled
 
+    def _channel_spans(self) -> ChannelSpans:
+        """Which channels of the input each moment couples to anything."""
+        coupled = self._coupled_filters(Lattice(self.spacing), torch.device("cpu"))
+        used = torch.zeros(len(MOMENTS), self.field_in.channels, dtype=torch.bool)
+        for name, filters in coupled.items():
+            irrep, channels = list(self.field_in.slices())[int(name.split("_")[1])]
+            moments = filters.abs().amax((0, 1)) > 1e-9  # [2 l_in + 1, moments]
+            used[:, channels] |= moments.T.repeat(1, irrep.multiplicity)
+        return ChannelSpans.of(used, MOMENTS)
+
     def extra_repr(self) -> str:
         """Types, stride and spacing for ``print``."""
         return f"'{self.field_in}' -> '{self.field_out}', stride={self.stride}, spacing={self.spacing}, {self.group}"
@@ -192,13 +216,16 @@ class FoldedConv3d(nn.Module):
 
     Args:
         layer: the convolution to fold. Weights for both parities of a strided axis are kept.
+        after: as :meth:`SteerableConv3d.forward` takes it.
     """
 
-    def __init__(self, layer: SteerableConv3d) -> None:
+    def __init__(self, layer: SteerableConv3d, after: Tensor | None = None) -> None:
         super().__init__()
         self.spacing, self.stride, self.separable = layer.spacing, layer.stride, layer.separable
+        self.spans = layer.spans
         self.bias: Tensor
-        self.register_buffer("bias", channel_bias(layer.field_out, layer.bias).clone())
+        bias = channel_bias(layer.field_out, layer.bias)
+        self.register_buffer("bias", bias.clone() if after is None else bias @ after)
         self._lattices: list[Lattice] = []
         for centred in _parities(layer.stride):
             lattice = Lattice(layer.spacing, centred)
@@ -206,11 +233,13 @@ class FoldedConv3d(nn.Module):
             self._lattices.append(lattice)
             if layer.separable:
                 mix = layer._mix(lattice)
-                self.register_buffer(f"mix_{index}", mix)
+                self.register_buffer(f"mix_{index}", mix if after is None else mix @ after)
                 for axis, taps in enumerate(layer._taps(lattice, mix)):
                     self.register_buffer(f"taps_{index}_{axis}", taps.kernels)
             else:
-                self.register_buffer(f"kernel_{index}", layer.dense_kernel(lattice))
+                kernel = layer.dense_kernel(lattice)
+                kernel = kernel if after is None else torch.einsum("oixyz,op->pixyz", kernel, after)
+                self.register_buffer(f"kernel_{index}", kernel)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve as :class:`SteerableConv3d` does."""
@@ -223,7 +252,7 @@ class FoldedConv3d(nn.Module):
             kernels: Tensor = getattr(self, f"taps_{index}_{axis}")
             axes.append(AxisTaps(kernels, stride))
         mix: Tensor = getattr(self, f"mix_{index}")
-        return separable_convolution(x, mix, self.bias, (axes[0], axes[1], axes[2]))
+        return separable_convolution(x, mix, self.bias, (axes[0], axes[1], axes[2]), self.spans)
 
 
 def _padding(lengths: tuple[int, ...] | torch.Size, strides: tuple[int, ...]) -> list[int]:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fields import FieldType
+from .layout import as_rows, as_volume
 
 
 def channel_bias(field: FieldType, bias: Tensor) -> Tensor:
@@ -19,6 +20,21 @@ def channel_bias(field: FieldType, bias: Tensor) -> Tensor:
         parts.append(bias[used : used + count] if count else bias.new_zeros(irrep.channels))
         used += count
     return torch.cat(parts)
+
+
+class PointwiseConv3d(nn.Conv3d):
+    """A plain ``Conv3d`` of one voxel, run as a product of matrices: some sizes have no fast convolution on CPUs."""
+
+    def __init__(self, channels_in: int, channels_out: int, bias: bool = True) -> None:
+        super().__init__(channels_in, channels_out, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C_in, X, Y, Z]`` to ``[B, C_out, X, Y, Z]``."""
+        return _at_each_voxel(x, self.weight.flatten(1), self.bias)
+
+
+def _at_each_voxel(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    return as_volume(F.linear(as_rows(x), matrix, bias), (x.shape[0], *x.shape[2:]))
 
 
 class FieldLinear(nn.Module):
@@ -68,13 +84,13 @@ class FieldLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix; see the class for shapes."""
-        return F.conv3d(x, self.matrix()[:, :, None, None, None], self._channel_bias())
+        return _at_each_voxel(x, self.matrix(), self._channel_bias())
 
     @torch.no_grad()
-    def fold(self) -> nn.Conv3d:
+    def fold(self) -> PointwiseConv3d:
         """The same map as a plain 1x1x1 convolution with constant weights."""
         bias = self._channel_bias()
-        folded = nn.Conv3d(self.field_in.channels, self.field_out.channels, 1, bias=bias is not None)
+        folded = PointwiseConv3d(self.field_in.channels, self.field_out.channels, bias=bias is not None)
         folded.weight.copy_(self.matrix()[:, :, None, None, None])
         if bias is not None and folded.bias is not None:
             folded.bias.copy_(bias)

@@ -2,15 +2,25 @@
 
 Both are written as products with small matrices over the channels of all voxels, ``[voxels, C] x [C, k]``: on a CPU
 that is several times faster than slicing a volume into its fields and concatenating them again.
+
+:func:`gated_norm` does both at once, a few thousand voxels at a time so that they stay in the cache, and keeps its
+input alone for the backward pass, where autograd keeps six volumes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from .fields import FieldType, Irrep
 from .layout import as_rows, as_volume
+
+# Numbers of an intermediate matrix of `gated_norm`, 512 KiB in float32: the fastest of 2^15 to 2^21.
+_BLOCK_ELEMENTS = 2**17
 
 
 class FieldNorm(nn.Module):
@@ -51,15 +61,25 @@ class FieldNorm(nn.Module):
         scalars = torch.cat([torch.full((irrep.channels,), irrep.name == "0e") for irrep in irreps])
         self.register_buffer("_shifted", torch.eye(len(kind))[scalars], persistent=False)
 
+    @property
+    def centring(self) -> Tensor:
+        """``[C, C]``, symmetric: takes the mean of the scalars off. A linear map before the norm can do it as well."""
+        return self._centre
+
+    def scales(self) -> Tensor:
+        """``[irreps, C]``: what the inverse root mean squares of a voxel are multiplied by for each channel."""
+        return self._member * (self.scale @ self._spread)
+
+    def shifts(self) -> Tensor:
+        """``[C]``, what is added at last."""
+        return self.shift @ self._shifted
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalise; see the class for shapes."""
         rows = as_rows(x) @ self._centre.to(x.dtype)
         mean_square = rows.square() @ self._mean.to(x.dtype)
-        scale = self._member * (self.scale @ self._spread)
-        factor = (mean_square + self.epsilon).rsqrt() @ scale.to(x.dtype)
-        return as_volume(
-            torch.addcmul((self.shift @ self._shifted).to(x.dtype), rows, factor), (x.shape[0], *x.shape[2:])
-        )
+        factor = (mean_square + self.epsilon).rsqrt() @ self.scales().to(x.dtype)
+        return as_volume(torch.addcmul(self.shifts().to(x.dtype), rows, factor), (x.shape[0], *x.shape[2:]))
 
 
 class Gate(nn.Module):
@@ -97,6 +117,92 @@ class Gate(nn.Module):
         rows = as_rows(x)
         multiplier = torch.sigmoid(rows[:, : self._controls]) @ self._source.to(x.dtype)
         return as_volume(rows[:, self.gates :] * multiplier, (x.shape[0], *x.shape[2:]))
+
+
+@torch.compiler.disable  # a loop over blocks that the compiler would unroll
+def gated_norm(x: Tensor, norm: FieldNorm, gate: Gate) -> Tensor:
+    """``gate(norm(x))`` for volumes whose scalars have no mean: what came before has done ``norm.centring``.
+
+    Computed in float32 (float64 for float64) whatever the type of the input, which is that of the output.
+
+    Args:
+        x: ``[B, C, X, Y, Z]``, best in ``channels_last_3d``.
+        norm: over ``gate.field_in``.
+        gate: what follows it.
+
+    Returns:
+        ``[B, gate.field.channels, X, Y, Z]``.
+    """
+    accurate = torch.float64 if x.dtype == torch.float64 else torch.float32
+    with torch.autocast(x.device.type, enabled=False):
+        constants = norm._mean.to(accurate), gate._source.to(accurate)
+        rows: Tensor = _GatedNorm.apply(
+            as_rows(x), norm.scales().to(accurate), norm.shifts().to(accurate), *constants, norm.epsilon
+        )
+    return as_volume(rows, (x.shape[0], *x.shape[2:]))
+
+
+class _GatedNorm(torch.autograd.Function):
+    """See :func:`gated_norm`.
+
+    For rows ``c`` of mean squares ``q``: ``n = c ((q + epsilon)^-1/2 S) + t``, ``y = n_out (sigmoid(n_control) G)``.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, scales: Tensor, shifts: Tensor, mean: Tensor, source: Tensor, epsilon: float
+    ) -> Tensor:
+        ctx.save_for_backward(rows, scales, shifts, mean, source)
+        ctx.epsilon = epsilon
+        gates = rows.shape[1] - source.shape[1]
+        result = rows.new_empty(len(rows), source.shape[1])
+        for part in _blocks(rows):
+            *_, normed = _normed(rows[part].to(scales.dtype), scales, shifts, mean, epsilon)
+            multiplier = torch.sigmoid(normed[:, : len(source)]) @ source
+            result[part] = multiplier.mul_(normed[:, gates:])
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
+        rows, scales, shifts, mean, source = ctx.saved_tensors
+        gates, controls = rows.shape[1] - source.shape[1], len(source)
+        gradient = gradient.contiguous()
+        result = torch.empty_like(rows)
+        scales_gradient, shifts_gradient = torch.zeros_like(scales), torch.zeros_like(shifts)
+        for part in _blocks(rows):
+            centred = rows[part].to(scales.dtype)
+            inverse, factor, normed = _normed(centred, scales, shifts, mean, ctx.epsilon)
+            sigmoid = torch.sigmoid(normed[:, :controls])
+            back = gradient[part].to(scales.dtype)
+            # Through the gate: what is multiplied, and what it is multiplied by.
+            for_normed = torch.zeros_like(normed) if gates else torch.empty_like(normed)
+            torch.mul(back, sigmoid @ source, out=for_normed[:, gates:])
+            for_control = (back * normed[:, gates:]) @ source.T
+            for_normed[:, :controls] += for_control.mul_(sigmoid).mul_(1 - sigmoid)
+            # Through the norm.
+            shifts_gradient += for_normed.sum(0)
+            for_factor = for_normed * centred
+            scales_gradient += inverse.T @ for_factor
+            for_square = (for_factor @ scales.T).mul_(inverse.pow(3)).neg_()  # twice the gradient of q
+            result[part] = for_normed.mul_(factor).addcmul_(centred, for_square @ mean.T)
+        return result, scales_gradient, shifts_gradient, None, None, None
+
+
+def _normed(
+    centred: Tensor, scales: Tensor, shifts: Tensor, mean: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Inverse root mean squares ``[V, irreps]``, what each channel is multiplied by, and the normalised rows."""
+    inverse = (centred.square() @ mean).add_(epsilon).rsqrt_()
+    factor = inverse @ scales
+    return inverse, factor, torch.addcmul(shifts, centred, factor)
+
+
+def _blocks(rows: Tensor) -> Iterator[slice]:
+    """Cut rows into blocks that stay in a CPU's cache; a GPU takes all at once."""
+    step = max(_BLOCK_ELEMENTS // rows.shape[1], 1) if rows.device.type == "cpu" else max(len(rows), 1)
+    for start in range(0, len(rows), step):
+        yield slice(start, start + step)
 
 
 def _components(field: FieldType) -> Tensor:

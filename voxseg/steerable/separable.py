@@ -7,22 +7,24 @@ With ``X_a, Y_b, Z_c`` the depthwise 1-D convolutions along the axes, the output
     y = sum_c Z_c ( sum_ab (Y_b X_a x) M_abc ),
 
 which takes 3 + 6 + 3 one-dimensional convolutions and ten products, because channels are mixed before the last axis.
-Ten taps in place of 125.
+Ten taps in place of 125. Where the last axis is halved, or the channels that come in are very few, it is cheaper to mix
+after it: 3 + 6 + 10 convolutions and one product of ``[voxels, 10 C_in]`` on the coarse grid.
 
 The backward pass is written by hand: autograd would keep all intermediate volumes alive, this keeps the input alone.
-With ``g_bc = Y_b^T Z_c^T g``,
+Mixing before the last axis, with ``g_bc = Y_b^T Z_c^T g``,
 
     dL/dM_abc = (X_a x)^T g_bc,        dL/dx = sum_a X_a^T ( sum_bc g_bc M_abc^T ),
 
-so that 15 one-dimensional convolutions give both gradients.
+so that 15 one-dimensional convolutions give both gradients; mixing after it, the steps of the forward pass are run
+again and then back. Both passes go through the volume slab by slab along X, so that what they hold besides input and
+output does not grow with the volume.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,53 +32,32 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .axes import AxisTaps, adjoint, along, symmetric_padding
 from .layout import as_rows, as_volume
+from .spans import ChannelSpans
+
+__all__ = ["MOMENTS", "AxisTaps", "Taps", "separable_convolution", "symmetric_padding"]
 
 # Moments (a, b, c) along x, y, z of the ten products, in the order in which every basis and every mix lists them.
 MOMENTS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (2, 0, 0), (0, 2, 0), (0, 0, 2), (1, 1, 0), (0, 1, 1), (1, 0, 1))
 _INDEX = {moment: index for index, moment in enumerate(MOMENTS)}
+# Moments (a, b) along x and y; those that moment c along z goes with are the first 6, 3 and 1.
+_PAIRS = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
+_PAIRS_WITH = (6, 3, 1)
+_BY_Z = [_INDEX[a, b, c] for c in range(3) for a, b in _PAIRS[: _PAIRS_WITH[c]]]
 # Elements of an intermediate volume: the fastest of 2^20 to 2^23 for 30 channels and 64^3 voxels.
 _SLAB_ELEMENTS = 2**20
 # Thinner slabs would spend more on the planes that neighbours share than they gain.
 _THINNEST_SLAB = 4
-
-
-@dataclass(frozen=True)
-class AxisTaps:
-    """The three 1-D kernels of one axis and how they step along it.
-
-    Attributes:
-        kernels: ``[3, n]``: Gaussian, first moment, second moment.
-        stride: 1 or 2.
-    """
-
-    kernels: Tensor
-    stride: int
-
-    @property
-    def length(self) -> int:
-        """Number of taps."""
-        return self.kernels.shape[1]
-
-    @property
-    def padding(self) -> int:
-        """Zeros added at both ends, see :func:`symmetric_padding`."""
-        return symmetric_padding(self.length, self.stride)
-
-    def output_size(self, size: int) -> int:
-        """Samples that come out of ``size`` samples."""
-        return (size + 2 * self.padding - self.length) // self.stride + 1
-
+# So few channels waste the vector registers of a matrix product each, but fill them when the ten moments go into one.
+_FEW_CHANNELS = 4
 
 Taps = tuple[AxisTaps, AxisTaps, AxisTaps]
 
 
-def symmetric_padding(taps: int, stride: int) -> int:
-    """Zeros on both sides such that ``ceil(n / stride)`` samples come out, symmetric about the centre."""
-    return (taps - 1) // 2 if taps % 2 else (taps - stride) // 2
-
-
-def separable_convolution(x: Tensor, mix: Tensor, bias: Tensor, taps: Taps) -> Tensor:
+def separable_convolution(
+    x: Tensor, mix: Tensor, bias: Tensor, taps: Taps, spans: ChannelSpans | None = None
+) -> Tensor:
     """Convolve with the kernels ``sum_abc M_abc k_a(x) k_b(y) k_c(z)``.
 
     Args:
@@ -84,177 +65,299 @@ def separable_convolution(x: Tensor, mix: Tensor, bias: Tensor, taps: Taps) -> T
         mix: ``[10, C_in, C_out]``, in the order of :data:`MOMENTS`.
         bias: ``[C_out]``, added at every voxel.
         taps: the 1-D kernels along X, Y and Z.
+        spans: which channels of the input each moment needs, where that is not all of them.
 
     Returns:
         ``[B, C_out, X', Y', Z']`` in ``channels_last_3d``.
     """
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, mix, bias)):
-        output: Tensor = _SeparableConvolution.apply(x, mix, bias, taps)
+        output: Tensor = _SeparableConvolution.apply(x, mix, bias, taps, spans)
         return output
-    return _forward(x, mix, bias, taps)
+    return _forward(x, mix, bias, taps, spans)
 
 
 class _SeparableConvolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mix: Tensor, bias: Tensor, taps: Taps) -> Tensor:
+    def forward(ctx: Any, x: Tensor, mix: Tensor, bias: Tensor, taps: Taps, spans: ChannelSpans | None) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last_3d)
         ctx.save_for_backward(x, mix)
-        ctx.taps = taps
-        return _forward(x, mix, bias, taps)
+        ctx.taps, ctx.spans = taps, spans
+        return _forward(x, mix, bias, taps, spans)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         x, mix = ctx.saved_tensors
-        for_x, for_mix, for_bias, _ = ctx.needs_input_grad
+        for_x, for_mix, for_bias, _, _ = ctx.needs_input_grad
         gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
         bias_gradient = _column_sums(as_rows(gradient)) if for_bias else None
-        mix_gradient = torch.zeros_like(mix) if for_mix else None
-        x_gradient = _backward(x, gradient, mix, mix_gradient, ctx.taps, for_x) if for_x or for_mix else None
-        return x_gradient, mix_gradient, bias_gradient, None
+        way = _way(x, mix, ctx.taps, ctx.spans)
+        mix_gradient = way.mix.new_zeros(way.mix.shape, dtype=_sum_type(mix)) if for_mix else None
+        x_gradient = None
+        if for_x:
+            x_gradient = as_volume(torch.empty_like(as_rows(x)), (x.shape[0], *x.shape[2:]))
+        if for_x or for_mix:
+            _backward(x, gradient, way, mix_gradient, x_gradient)
+        if mix_gradient is not None:
+            mix_gradient = way.unsorted(mix_gradient).to(mix.dtype)
+        return x_gradient, mix_gradient, bias_gradient, None, None
 
 
-def _forward(x: Tensor, mix: Tensor, bias: Tensor, taps: Taps) -> Tensor:
+def _forward(x: Tensor, mix: Tensor, bias: Tensor, taps: Taps, spans: ChannelSpans | None) -> Tensor:
     """The convolution, sample by sample and slab by slab along X, so that intermediate volumes are few."""
     x = x.contiguous(memory_format=torch.channels_last_3d)
+    way = _way(x, mix, taps, spans)
     size = [t.output_size(n) for t, n in zip(taps, x.shape[2:], strict=True)]
     output = as_volume(x.new_empty(x.shape[0] * math.prod(size), mix.shape[2]), (x.shape[0], *size))
-    axis, channels = taps[0], x.shape[1]
-    first_kernels = _kernels(taps[0], channels, rows=True)
-    kernels = _kernels(taps[1], channels, rows=True), _kernels(taps[2], mix.shape[2], rows=False)
-    matrices = list(mix)
-    for sample, target in zip(_images(x), _images(output), strict=True):  # [X, C, Y, Z]
-        for part in _slabs(size[0], x):
-            start, stop = part.start, part.stop
-            first, last = start * axis.stride - axis.padding, (stop - 1) * axis.stride - axis.padding + axis.length
-            slab = sample[max(first, 0) : last]
-            missing = (0, 0, 0, 0, 0, 0, max(-first, 0), max(last - sample.shape[0], 0))
-            slab = F.pad(slab, missing) if any(missing) else slab
-            along_x = [_along_x(slab, kernel, axis.stride, 0) for kernel in first_kernels]
-            _planes(along_x, matrices, bias, kernels, taps, target[part])
+    for sample, target in zip(_samples(x), _samples(output), strict=True):
+        for part in way.slabs(sample.shape, size[0]):
+            way.forward(way.along_x(sample, part), bias, target[part])
     return output
 
 
-def _planes(
-    along_x: list[Tensor],
-    mix: list[Tensor],
-    bias: Tensor,
-    kernels: tuple[list[Tensor], list[Tensor]],
-    taps: Taps,
-    target: Tensor,
-) -> None:
-    """Set ``target`` to ``sum_c Z_c (sum_ab (Y_b along_x_a) M_abc)`` for planes ``[n, C, Y, Z]`` convolved along X."""
-    _, y, z = taps
-    channels, channels_out = along_x[0].shape[1], bias.shape[0]
-    mixed: list[Tensor | None] = [None, None, None]  # by moment along Z, whose convolution is still to come
-    shape: tuple[int, ...] = ()
-    for a in range(3):
-        for b in range(3 - a):
-            node = F.conv2d(along_x[a], kernels[0][b], None, (y.stride, 1), (y.padding, 0), 1, channels)
-            node = node.permute(0, 2, 3, 1)
-            shape, rows = node.shape[:3], node.reshape(-1, channels)
-            for c in range(3 - a - b):
-                mixed[c] = _accumulate(mixed[c], rows, mix[_INDEX[a, b, c]])
-    terms = []
-    for c, part in enumerate(mixed):
-        assert part is not None
-        image = part.view(*shape, channels_out).permute(0, 3, 1, 2)
-        terms.append(
-            F.conv2d(image, kernels[1][c], bias if c == 0 else None, (1, z.stride), (0, z.padding), 1, channels_out)
-        )
-    torch.add(terms[0].add_(terms[1]), terms[2], out=target)
-
-
 def _backward(
-    x: Tensor, gradient: Tensor, mix: Tensor, mix_gradient: Tensor | None, taps: Taps, for_x: bool
-) -> Tensor | None:
-    """Gradient of the input, and that of the mix added to ``mix_gradient`` where it is given."""
-    turned = [replace(t, kernels=t.kernels.flip(1)) for t in taps]
-    channels, channels_out = x.shape[1], gradient.shape[1]
-    forward_x, back_x = _kernels(taps[0], channels, rows=True), _kernels(turned[0], channels, rows=True)
-    back_y, back_z = _kernels(turned[1], channels_out, rows=True), _kernels(turned[2], channels_out, rows=False)
-    size, coarse = x.shape[2:], gradient.shape[2]
-    x_gradient = as_volume(torch.empty_like(as_rows(x)), (x.shape[0], *size)) if for_x else None
-    results = itertools.repeat(None) if x_gradient is None else _images(x_gradient)
-    for sample, cotangent, result in zip(_images(x), _images(gradient), results, strict=False):  # [X, C, Y, Z]
-        along_x = []
-        if mix_gradient is not None:
-            along_x = [_along_x(sample, kernel, taps[0].stride, taps[0].padding) for kernel in forward_x]
-        # By moment along X, on the grid that is still coarse along X: what has come back through Z, Y and the mix.
-        mixed = [x.new_empty(coarse, size[1], size[2], channels) for _ in range(3)] if for_x else []
-        for part in _slabs(coarse, x):
-            targets = [volume[part].view(-1, channels) for volume in mixed]
-            for c in range(3):
-                along_z = _back(cotangent[part], back_z[c], taps[2], size[2], 3)
-                for b in range(3 - c):
-                    rows = _back(along_z, back_y[b], taps[1], size[1], 2).permute(0, 2, 3, 1).reshape(-1, channels_out)
-                    for a in range(3 - b - c):
-                        index = _INDEX[a, b, c]
-                        if mix_gradient is not None:
-                            known = along_x[a][part].permute(0, 2, 3, 1).reshape(-1, channels)
-                            mix_gradient[index] += _inner(known, rows)
-                        if for_x and b == c == 0:
-                            torch.mm(rows, mix[index].T, out=targets[a])
-                        elif for_x:
-                            targets[a].addmm_(rows, mix[index].T)
-        if result is not None:
-            terms = []
-            for volume, kernel in zip(mixed, back_x, strict=True):
-                image = volume.view(1, coarse, -1, channels).permute(0, 3, 1, 2)
-                back = _back(image, kernel, taps[0], size[0], 2).permute(0, 2, 3, 1)
-                terms.append(back.reshape(*size, channels).permute(0, 3, 1, 2))
-            torch.add(terms[0].add_(terms[1]), terms[2], out=result)
-    return x_gradient
+    x: Tensor, gradient: Tensor, way: _MixBefore | _MixAfter, mix_gradient: Tensor | None, x_gradient: Tensor | None
+) -> None:
+    """Add to the gradient of the mix, and set that of the input."""
+    results = [None] * x.shape[0] if x_gradient is None else _samples(x_gradient)
+    for sample, cotangent, result in zip(_samples(x), _samples(gradient), results, strict=True):
+        reached = 0  # planes of the result that earlier slabs have set
+        for part in way.slabs(sample.shape, gradient.shape[2]):
+            along_x = way.along_x(sample, part) if mix_gradient is not None else None
+            back = way.backward(along_x, cotangent[part], mix_gradient, sample.shape[1:3], result is not None)
+            if result is None:
+                continue
+            first, last = way.reach(part)
+            full = way.back_along_x(back, last - first)
+            high = min(last, len(result))
+            result[max(first, 0) : reached] += full[max(first, 0) - first : reached - first]
+            result[reached:high] = full[reached - first : high - first]
+            reached = high
 
 
-def _kernels(axis: AxisTaps, channels: int, rows: bool) -> list[Tensor]:
-    """Depthwise 2-D kernels ``[channels, 1, n, 1]`` (along rows) or ``[channels, 1, 1, n]`` of the three moments."""
-    shape = (1, 1, -1, 1) if rows else (1, 1, 1, -1)
-    return [kernel.view(shape).repeat(channels, 1, 1, 1) for kernel in axis.kernels]
+@dataclass(frozen=True)
+class _Way:
+    """How one convolution runs: everything but the volumes. Volumes are ``[X, Y, Z, C]``.
 
-
-def _along_x(planes: Tensor, kernel: Tensor, stride: int, padding: int) -> Tensor:
-    """Depthwise convolution across planes ``[X, C, Y, Z]``: as a 2-D image, X against YZ.
-
-    All 1-D convolutions run as 2-D convolutions over views of the memory: PyTorch's depthwise 3-D convolution has no
-    fast path for ``n x 1 x 1`` kernels in float32 on CPUs (ten times slower on one thread).
+    Attributes:
+        mix: ``[10, C_in, C_out]`` with the input's channels in the order of ``spans``.
+        taps: of the three axes.
+        spans: which channels each moment needs.
     """
-    nx, channels, ny, nz = planes.shape
-    image = planes.permute(0, 2, 3, 1).reshape(1, nx, ny * nz, channels).permute(0, 3, 1, 2)
-    image = F.conv2d(image, kernel, None, (stride, 1), (padding, 0), 1, channels)
-    return image.permute(0, 2, 3, 1).reshape(-1, ny, nz, channels).permute(0, 3, 1, 2)
+
+    mix: Tensor
+    taps: Taps
+    spans: ChannelSpans
+
+    def slabs(self, shape: torch.Size, planes: int) -> list[slice]:
+        """Cut so many planes of the output across X into slabs, for samples ``[X, Y, Z, C_in]``."""
+        # Where channels are sorted, the planes that neighbours share are sorted twice.
+        elements = _SLAB_ELEMENTS if self.spans.trivial else 2 * _SLAB_ELEMENTS
+        step = max(_THINNEST_SLAB, elements // max(math.prod(shape[1:]), 1))
+        return [slice(start, min(start + step, planes)) for start in range(0, planes, step)]
+
+    def reach(self, part: slice) -> tuple[int, int]:
+        """First plane, and one past the last, of the input that planes of the output see; also outside of it."""
+        axis = self.taps[0]
+        first = part.start * axis.stride - axis.padding
+        return first, first + (part.stop - 1 - part.start) * axis.stride + axis.length
+
+    def along_x(self, sample: Tensor, part: slice) -> list[Tensor]:
+        """Planes of a sample convolved along X with each moment, each with the channels of its span."""
+        first, last = self.reach(part)
+        slab = self.spans.sort(sample[max(first, 0) : last])
+        missing = (0, 0, 0, 0, 0, 0, max(-first, 0), max(last - len(sample), 0))
+        slab = F.pad(slab, missing) if any(missing) else slab
+        axis = self.taps[0]
+        return [
+            along(_channels(slab, self.spans.x[a]), kernel, 0, axis.stride) for a, kernel in enumerate(axis.kernels)
+        ]
+
+    def back_along_x(self, parts: list[Tensor], planes: int) -> Tensor:
+        """The adjoint of :meth:`along_x` onto so many planes."""
+        axis = self.taps[0]
+        terms = [
+            adjoint(part, kernel, 0, axis.stride, 0, planes) for part, kernel in zip(parts, axis.kernels, strict=True)
+        ]
+        if self.spans.trivial:
+            return terms[0].add_(terms[1]).add_(terms[2])
+        total = terms[0].new_empty(*terms[0].shape[:3], self.mix.shape[1])
+        left = [slice(0, self.mix.shape[1])]  # channels still to be set
+        for term, span in zip(terms, self.spans.x, strict=True):
+            if any(part.start <= span.start and span.stop <= part.stop for part in left):
+                total[..., span] = term
+                left = [rest for part in left for rest in _without(part, span)]
+            else:
+                for part in left:
+                    total[..., part] = 0
+                left = []
+                _add_channels(total, span, term)
+        return self.spans.unsort(total)
+
+    def unsorted(self, mix_gradient: Tensor) -> Tensor:
+        """A gradient of ``mix`` with the channels in the order of the input."""
+        return mix_gradient if self.spans.trivial else mix_gradient[:, self.spans.places]
 
 
-def _back(y: Tensor, turned: Tensor, axis: AxisTaps, size: int, dim: int) -> Tensor:
-    """Adjoint of a 1-D convolution along ``dim``: samples set apart by zeros, then the kernel turned round.
+class _MixBefore(_Way):
+    """Channels are mixed before the convolutions along Z."""
 
-    A transposed depthwise convolution would do the same, but in bfloat16 it has no fast path on CPUs.
-    """
-    padding = axis.length - 1 - axis.padding
-    if axis.stride > 1:
-        apart = list(y.shape)
-        # Zeros up to the size from which the turned kernel gives exactly `size` samples.
-        apart[dim] = size + axis.length - 1 - 2 * padding
-        spread = torch.zeros(apart, dtype=y.dtype, device=y.device).contiguous(memory_format=torch.channels_last)
-        spread[(slice(None),) * dim + (slice(0, y.shape[dim] * axis.stride, axis.stride),)] = y
-        y = spread
-    return F.conv2d(y, turned, None, 1, (padding, 0) if dim == 2 else (0, padding), 1, y.shape[1])
+    def forward(self, along_x: list[Tensor], bias: Tensor, target: Tensor) -> None:
+        """Set ``target`` to ``sum_c Z_c (sum_ab (Y_b along_x_a) M_abc)``."""
+        _, y, z = self.taps
+        mixed: list[Tensor | None] = [None, None, None]  # by moment along Z, whose convolution is still to come
+        shape: tuple[int, ...] = ()
+        for a, b in _PAIRS:
+            span = self.spans.xy[a, b]
+            inner = _within(span, self.spans.x[a])
+            node = along(_channels(along_x[a], inner), y.kernels[b], 1, y.stride, y.padding)
+            shape, rows = node.shape[:3], node.view(-1, node.shape[3])
+            for c in range(3 - a - b):
+                matrix = self.mix[_INDEX[a, b, c], span]
+                part = mixed[c]
+                mixed[c] = rows @ matrix if part is None else part.addmm_(rows, matrix)
+        terms = []
+        for c, part in enumerate(mixed):
+            assert part is not None
+            image = part.view(*shape, -1)
+            terms.append(along(image, z.kernels[c], 2, z.stride, z.padding, bias if c == 0 else None))
+        torch.add(terms[0].add_(terms[1]), terms[2], out=target)
+
+    def backward(
+        self,
+        along_x: list[Tensor] | None,
+        cotangent: Tensor,
+        mix_gradient: Tensor | None,
+        size: torch.Size,
+        for_x: bool,
+    ) -> list[Tensor]:
+        """From the cotangent of some planes back to before the convolutions along Y, by moment along X."""
+        _, y, z = self.taps
+        planes = len(cotangent)
+        widths = [span.stop - span.start for span in self.spans.x]
+        mixed = [cotangent.new_empty(planes * size[0] * size[1], width) for width in widths] if for_x else []
+        for c in range(3):
+            along_z = adjoint(cotangent, z.kernels[c], 2, z.stride, z.padding, size[1])
+            for b in range(3 - c):
+                rows = adjoint(along_z, y.kernels[b], 1, y.stride, y.padding, size[0]).view(-1, cotangent.shape[3])
+                for a in range(3 - b - c):
+                    index, span = _INDEX[a, b, c], self.spans.xy[a, b]
+                    inner = _within(span, self.spans.x[a])
+                    if mix_gradient is not None and along_x is not None:
+                        known = along_x[a].view(-1, widths[a])
+                        mix_gradient[index, span] += _inner(known, inner, rows)
+                    if not for_x:
+                        continue
+                    if b == c == 0:  # the first to come
+                        if inner != slice(0, widths[a]):
+                            mixed[a].zero_()
+                        mixed[a][:, inner].addmm_(rows, self.mix[index, span].T, beta=0)
+                    else:
+                        mixed[a][:, inner].addmm_(rows, self.mix[index, span].T)
+        return [part.view(planes, *size, -1) for part in mixed]
 
 
-def _images(volume: Tensor) -> Iterator[Tensor]:
-    """Each sample of a channels-last volume ``[B, C, X, Y, Z]`` as images ``[X, C, Y, Z]`` that share its memory."""
-    for sample in volume.permute(0, 2, 3, 4, 1):
-        yield sample.permute(0, 3, 1, 2)
+class _MixAfter(_Way):
+    """Channels are mixed after all convolutions; every moment needs every channel."""
+
+    def _matrix(self) -> Tensor:
+        """``[10 C_in, C_out]`` in the order of :meth:`_responses`."""
+        return self.mix[_BY_Z].flatten(0, 1)
+
+    def _responses(self, along_x: list[Tensor]) -> Tensor:
+        """The ten responses at each voxel: ``[X, Y, Z, 10 C_in]``, by moment along Z, then in the order of pairs."""
+        _, y, z = self.taps
+        channels = along_x[0].shape[3]
+        nodes = [along(along_x[a], y.kernels[b], 1, y.stride, y.padding) for a, b in _PAIRS]
+        pairs = torch.cat(nodes, 3)
+        parts = [
+            along(_channels(pairs, slice(0, count * channels)), z.kernels[c], 2, z.stride, z.padding)
+            for c, count in enumerate(_PAIRS_WITH)
+        ]
+        return torch.cat(parts, 3)
+
+    def forward(self, along_x: list[Tensor], bias: Tensor, target: Tensor) -> None:
+        """Set ``target`` to the mixture of the ten responses."""
+        rows = self._responses(along_x).flatten(0, 2)
+        torch.addmm(bias, rows, self._matrix(), out=target.flatten(0, 2))
+
+    def backward(
+        self,
+        along_x: list[Tensor] | None,
+        cotangent: Tensor,
+        mix_gradient: Tensor | None,
+        size: torch.Size,
+        for_x: bool,
+    ) -> list[Tensor]:
+        """As :meth:`_MixBefore.backward`."""
+        _, y, z = self.taps
+        channels, shape = self.mix.shape[1], cotangent.shape
+        rows = cotangent.flatten(0, 2)
+        if mix_gradient is not None and along_x is not None:
+            responses = self._responses(along_x).flatten(0, 2)
+            product = _inner(responses, slice(0, 10 * channels), rows).view(10, channels, shape[3])
+            mix_gradient[_BY_Z] += product
+        if not for_x:
+            return []
+        back = (rows @ self._matrix().T).view(*shape[:3], -1)
+        start = 0
+        pairs: Tensor | None = None
+        for c, count in enumerate(_PAIRS_WITH):
+            part = _channels(back, slice(start, start + count * channels))
+            start += count * channels
+            part = adjoint(part, z.kernels[c], 2, z.stride, z.padding, size[1])
+            if pairs is None:
+                pairs = part
+            else:
+                _add_channels(pairs, slice(0, count * channels), part)
+        assert pairs is not None
+        result: list[Tensor | None] = [None, None, None]
+        for number, (a, b) in enumerate(_PAIRS):
+            node = _channels(pairs, slice(number * channels, (number + 1) * channels))
+            node = adjoint(node, y.kernels[b], 1, y.stride, y.padding, size[0])
+            known = result[a]
+            result[a] = node if known is None else known.add_(node)
+        return [part for part in result if part is not None]
 
 
-def _slabs(planes: int, x: Tensor) -> list[slice]:
-    """Cut a number of planes across X into slabs."""
-    step = max(_THINNEST_SLAB, _SLAB_ELEMENTS // max(x.shape[1] * x.shape[3] * x.shape[4], 1))
-    return [slice(start, min(start + step, planes)) for start in range(0, planes, step)]
+def _way(x: Tensor, mix: Tensor, taps: Taps, spans: ChannelSpans | None) -> _MixBefore | _MixAfter:
+    channels = x.shape[1]
+    if taps[2].stride > 1 or channels <= _FEW_CHANNELS:
+        return _MixAfter(mix, taps, ChannelSpans.all(channels))
+    if spans is None or spans.trivial:
+        return _MixBefore(mix, taps, ChannelSpans.all(channels))
+    return _MixBefore(mix[:, spans.order], taps, spans)
 
 
-def _accumulate(total: Tensor | None, rows: Tensor, matrix: Tensor) -> Tensor:
-    return rows @ matrix if total is None else total.addmm_(rows, matrix)
+def _samples(volume: Tensor) -> Iterator[Tensor]:
+    """Each sample of a channels-last volume ``[B, C, X, Y, Z]`` as ``[X, Y, Z, C]`` that shares its memory."""
+    yield from volume.permute(0, 2, 3, 4, 1)
+
+
+def _channels(volume: Tensor, span: slice) -> Tensor:
+    """Some channels of ``[X, Y, Z, C]``, next to each other in memory."""
+    return volume if span == slice(0, volume.shape[3]) else volume[..., span].contiguous()
+
+
+def _within(span: slice, outer: slice) -> slice:
+    """A span as counted from the beginning of one that holds it."""
+    return slice(span.start - outer.start, span.stop - outer.start)
+
+
+def _without(span: slice, taken: slice) -> list[slice]:
+    """What remains of a span."""
+    start, stop = max(span.start, taken.start), min(span.stop, taken.stop)
+    if start >= stop:
+        return [span]
+    return [rest for rest in (slice(span.start, start), slice(stop, span.stop)) if rest.start < rest.stop]
+
+
+def _add_channels(total: Tensor, span: slice, part: Tensor) -> None:
+    """Add to some channels of ``[X, Y, Z, C]``."""
+    if part.dtype == torch.float32 or span == slice(0, total.shape[3]):
+        total[..., span] += part
+    else:  # PyTorch adds 16-bit numbers that lie apart one by one
+        total[..., span] = part.add_(total[..., span].contiguous())
 
 
 def _column_sums(rows: Tensor) -> Tensor:
@@ -262,12 +365,17 @@ def _column_sums(rows: Tensor) -> Tensor:
     return torch.mv(rows.T, rows.new_ones(rows.shape[0]))
 
 
-def _inner(left: Tensor, right: Tensor) -> Tensor:
-    """``left^T right`` for two tall matrices, summed in blocks: as one product it would run on a single core."""
+def _sum_type(x: Tensor) -> torch.dtype:
+    """In which sums over many voxels are kept."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _inner(left: Tensor, columns: slice, right: Tensor) -> Tensor:
+    """``left[:, columns]^T right`` for two tall matrices, in blocks: as one product it would run on a single core."""
     block = 4096
     whole = left.shape[0] // block * block
     if not whole:
-        return left.T @ right
-    blocks = torch.bmm(left[:whole].view(-1, block, left.shape[1]).mT, right[:whole].view(-1, block, right.shape[1]))
-    product = blocks.sum(0)
-    return product if whole == left.shape[0] else product.addmm_(left[whole:].T, right[whole:])
+        return (left[:, columns].T @ right).to(_sum_type(left))
+    blocks = left[:whole].view(-1, block, left.shape[1])[..., columns]
+    product = torch.bmm(blocks.mT, right[:whole].view(-1, block, right.shape[1])).sum(0, dtype=_sum_type(left))
+    return product if whole == left.shape[0] else product + left[whole:, columns].T @ right[whole:]
