@@ -20,7 +20,17 @@ from voxseg.errors import UserError
 
 __all__ = ["app", "run"]
 
-COMMANDS = ("predict", "plan", "train", "data", "synthesize")
+COMMANDS = (
+    "predict",
+    "evaluate",
+    "robustness",
+    "agreement",
+    "plan",
+    "train",
+    "benchmark",
+    "data",
+    "synthesize",
+)
 """Each is the function of its own name in the module of its own name, or the group `app` there."""
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
