@@ -117,14 +117,18 @@ def test_dense_network_equals_separable() -> None:
     torch.testing.assert_close(dense(x), network(x), rtol=0, atol=1e-10)
 
 
-def test_checkpointing_gives_the_same_gradients() -> None:
+@pytest.mark.parametrize("architecture", networks())
+def test_checkpointing_gives_the_same_gradients(architecture: str) -> None:
+    torch.manual_seed(1)
+    x = torch.randn(2, 1, 12, 13, 12, dtype=torch.float64)
     gradients = []
     for checkpointing in (False, True):
-        network = build(checkpointing=checkpointing).double()
-        network(torch.ones(1, 1, 12, 12, 12, dtype=torch.float64)).square().sum().backward()
-        gradients.append([p.grad for p in network.parameters() if p.grad is not None])
-    for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, b)
+        network = build(architecture=architecture, checkpointing=checkpointing).double()
+        sum(y.square().sum() for y in network(x, deep_supervision=True)).backward()
+        gradients.append({name: p.grad for name, p in network.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() == dict(network.named_parameters()).keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-10, atol=1e-10, msg=name)
 
 
 def test_every_parameter_is_used() -> None:

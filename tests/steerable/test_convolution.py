@@ -17,6 +17,7 @@ from voxseg.steerable import (
     ShellBasis,
     SolidHarmonicBasis,
     SteerableConv3d,
+    separable,
 )
 from voxseg.steerable.bases import tap_positions
 from voxseg.steerable.convolution import Group
@@ -125,6 +126,55 @@ def test_separable_equals_dense_with_gradients(stride: tuple[int, int, int], siz
         torch.testing.assert_close(gradient, reference, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("field_in", "field_out", "sorted_channels"),
+    [
+        ("3x0e+2x1e+1x2e+3x0e+2x1e+1x2e", "6x0e", True),
+        ("3x1e", "5x0e", True),
+        ("5x0e", "1x0e+2x1e", False),
+        ("2x0e+3x2e", "4x0e", True),
+    ],
+)
+@pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 1), (2, 2, 2)])
+def test_sorted_channels_equal_dense_with_gradients(
+    field_in: str, field_out: str, sorted_channels: bool, stride: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where moments need some of the channels alone; in slabs of four planes, which do not divide the volume."""
+    monkeypatch.setattr(separable, "_SLAB_ELEMENTS", 1)
+    basis = SolidHarmonicBasis(1.1 if max(stride) > 1 else 0.8, 1.0)
+    layer = SteerableConv3d(field_in, field_out, basis, stride=stride).double()
+    dense = SteerableConv3d(field_in, field_out, basis, stride=stride, dense=True).double()
+    dense.load_state_dict(layer.state_dict())
+    assert layer.spans is not None
+    assert layer.spans.trivial != sorted_channels
+    x = torch.randn(2, layer.field_in.channels, 11, 9, 10, dtype=torch.float64, requires_grad=True)
+    y, expected = layer(x), dense(x)
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
+    cotangent = torch.randn_like(y)
+    gradients = torch.autograd.grad(y, [x, *layer.parameters()], cotangent)
+    references = torch.autograd.grad(expected, [x, *dense.parameters()], cotangent)
+    for gradient, reference in zip(gradients, references, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-10, atol=1e-10)
+    (alone,) = torch.autograd.grad(layer(x), [x], cotangent)  # of the input without the weights, and the other way
+    torch.testing.assert_close(alone, references[0], rtol=1e-10, atol=1e-10)
+    weights = torch.autograd.grad(layer(x.detach()), list(layer.parameters()), cotangent)
+    for gradient, reference in zip(weights, references[1:], strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-10, atol=1e-10)
+
+
+def test_sorted_channels_in_bfloat16_stay_close() -> None:
+    layer = SteerableConv3d("6x0e+3x1e+1x2e", "20x0e", SolidHarmonicBasis(0.8, 1.0))
+    x = torch.randn(1, layer.field_in.channels, 9, 10, 11, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    expected = layer(x)
+    cotangent = torch.randn_like(expected)
+    (gradient,) = torch.autograd.grad(y, x, cotangent.bfloat16())
+    (accurate,) = torch.autograd.grad(expected, x, cotangent)
+    assert (y.float() - expected).norm() / expected.norm() < 0.02
+    assert (gradient - accurate).norm() / accurate.norm() < 0.03
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("centred", [True, False])
 def test_gradcheck(stride: int, centred: bool) -> None:
@@ -142,8 +192,6 @@ def test_gradcheck(stride: int, centred: bool) -> None:
 
 
 def test_slabs_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    from voxseg.steerable import separable
-
     for stride in STRIDES:
         layer = make(stride=stride).double().fold()
         x = torch.randn(2, make().field_in.channels, 23, 9, 10, dtype=torch.float64)

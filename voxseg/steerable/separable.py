@@ -181,17 +181,9 @@ class _Way:
         ]
         if self.spans.trivial:
             return terms[0].add_(terms[1]).add_(terms[2])
-        total = terms[0].new_empty(*terms[0].shape[:3], self.mix.shape[1])
-        left = [slice(0, self.mix.shape[1])]  # channels still to be set
+        total = terms[0].new_zeros(*terms[0].shape[:3], self.mix.shape[1])
         for term, span in zip(terms, self.spans.x, strict=True):
-            if any(part.start <= span.start and span.stop <= part.stop for part in left):
-                total[..., span] = term
-                left = [rest for part in left for rest in _without(part, span)]
-            else:
-                for part in left:
-                    total[..., part] = 0
-                left = []
-                _add_channels(total, span, term)
+            _add_channels(total, span, term)
         return self.spans.unsort(total)
 
     def unsorted(self, mix_gradient: Tensor) -> Tensor:
@@ -342,14 +334,6 @@ def _channels(volume: Tensor, span: slice) -> Tensor:
 def _within(span: slice, outer: slice) -> slice:
     """A span as counted from the beginning of one that holds it."""
     return slice(span.start - outer.start, span.stop - outer.start)
-
-
-def _without(span: slice, taken: slice) -> list[slice]:
-    """What remains of a span."""
-    start, stop = max(span.start, taken.start), min(span.stop, taken.stop)
-    if start >= stop:
-        return [span]
-    return [rest for rest in (slice(span.start, start), slice(stop, span.stop)) if rest.start < rest.stop]
 
 
 def _add_channels(total: Tensor, span: slice, part: Tensor) -> None:
