@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 import voxseg
@@ -28,3 +29,17 @@ def test_every_module_is_on_the_layout_page():
 def test_citation_has_the_version():
     citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == voxseg.__version__
+
+
+def test_files_that_are_no_modules_are_packed():
+    """Tables, configs, weights, the style and scripts of pages: an editable install has them in any case, a wheel not."""
+    tomllib = pytest.importorskip("tomllib")
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    moved = {name: settings["package-dir"].get(name, name.replace(".", "/")) for name in settings["packages"]}
+    moved["voxseg.pretrained.brain"] = "pretrained/brain"
+    patterns = settings["package-data"].items()
+    packed = {path for name, globs in patterns for glob in globs for path in (REPOSITORY / moved[name]).glob(glob)}
+    folders = [REPOSITORY / part for part in ("voxseg", "cli", "configs", "pretrained")]
+    there = {path for folder in folders for path in folder.rglob("*") if path.is_file() and ".py" not in path.suffix}
+    assert REPOSITORY / "voxseg/report/assets/viewer.js" in there
+    assert {str(path.relative_to(REPOSITORY)) for path in there - packed} == set()
