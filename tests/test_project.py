@@ -32,7 +32,7 @@ def test_citation_has_the_version():
 
 
 def test_files_that_are_no_modules_are_packed():
-    """Tables, configs, weights, the style and scripts of pages: an editable install has them in any case, a wheel not."""
+    """Tables, configs, weights, style and scripts of pages: an editable install has them anyway, a wheel only so."""
     tomllib = pytest.importorskip("tomllib")
     settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     moved = {name: settings["package-dir"].get(name, name.replace(".", "/")) for name in settings["packages"]}
