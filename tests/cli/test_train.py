@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,6 +149,48 @@ def test_default_folder(tmp_path: Path, config: Path, label_maps: Path, monkeypa
     assert (tmp_path / "runs" / "small" / "model" / "config.yaml").is_file()
 
 
+def test_it_starts_from_another_model(tmp_path: Path, config: Path, label_maps: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    _train(config, "--data", label_maps, "-o", first, "--set", "steps=2")
+    more = ["--set", "labels.classes=[2, 10, 11]", "--set", f"initial_weights={first}"]
+    output = _train(config, "--data", label_maps, "-o", second, "--set", "steps=2", "--set", "name=more", *more)
+    assert (
+        "initial_weights: 22 of 24 tensors from small; new: logits.0.bias (3 there, 4 here), logits.0.weights.0 (3 x "
+        in output
+    )
+
+    # The card tells it, without paths of this machine.
+    card = (second / "model" / "MODEL_CARD.md").read_text()
+    assert "- Started from: the model small, trained for 2 steps, of which 22 of 24 tensors were taken" in card
+    training = yaml.safe_load((second / "model" / "config.yaml").read_text())["training"]
+    weights = (first / "model" / "model.safetensors").read_bytes()
+    assert training["initial_weights"]["sha256"] == hashlib.sha256(weights).hexdigest()
+    assert str(first) not in (second / "model" / "config.yaml").read_text()
+
+    # A resumed run has its own weights and keeps the story, whatever became of that model.
+    first.rename(tmp_path / "elsewhere")
+    output = _train(second, "--resume", "--set", "steps=3")
+    assert "going on at step 2, changed: steps 2 -> 3" in output
+    assert "tensors" not in output
+    assert "- Started from: the model small" in (second / "model" / "MODEL_CARD.md").read_text()
+    _train(config, "-o", second, "--resume", "--set", "name=more", "--set", "labels.classes=[2, 10, 11]")
+    with pytest.raises(UserError, match="initial_weights: is brain, but the run was started with"):
+        _train(second, "--resume", "--set", "initial_weights=brain")
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_from_that_model_again(
+    tmp_path: Path, config: Path, label_maps: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    _train(config, "--data", label_maps, "-o", first, "--set", "steps=2")
+    start = ["--set", "steps=2", "--set", f"initial_weights={first}"]
+    _train(config, "--data", label_maps, "-o", second, *start, "--threads", 1)
+    whole = (second / "model" / "model.safetensors").read_bytes()
+    shutil.rmtree(second / "checkpoints")
+    assert "initial_weights: 24 of 24 tensors from small" in _train(second, "--resume", "--threads", 1)
+    assert (second / "model" / "model.safetensors").read_bytes() == whole
+
+
 def test_mistakes(tmp_path: Path, config: Path, label_maps: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(UserError, match=r"data: is not set; .* --data FOLDER"):
@@ -159,6 +203,8 @@ def test_mistakes(tmp_path: Path, config: Path, label_maps: Path) -> None:
         _train(config, "-o", run, "--data", label_maps, "--device", "tpu")
     with pytest.raises(UserError, match="there is no run to go on with"):
         _train(config, "-o", run, "--data", label_maps, "--resume")
+    with pytest.raises(UserError, match=r"initial_weights .*nowhere: there is no such model; give one of these names"):
+        _train(config, "-o", run, "--data", label_maps, "--set", "initial_weights=nowhere")
     assert not run.exists()
 
 

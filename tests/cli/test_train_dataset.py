@@ -20,7 +20,7 @@ from tiny_training import metrics_without_time, weights
 from voxseg.data.labels import LabelTable
 from voxseg.errors import UserError
 from voxseg.training.config import TrainingConfig
-from voxseg.training.data import open_data, resolve_data
+from voxseg.training.data import open_data, resolve_paths
 from voxseg.training.distributed import SINGLE
 from voxseg.training.loop import train
 from voxseg.training.progress import read_metrics
@@ -224,7 +224,7 @@ def test_whole_cases_and_parts_of_a_batch(tmp_path: Path, data: Path) -> None:
 
 
 def _open(folder: Path, data: Path, **changes: Any) -> None:
-    config = resolve_data(_config(**changes).model_copy(update={"data": data}), folder, False)
+    config = resolve_paths(_config(**changes).model_copy(update={"data": data}), folder, False)
     open_data(Run(folder, config, config.labels.predicted(), torch.device("cpu")), SINGLE)
 
 
@@ -242,7 +242,7 @@ def test_what_stops_training_before_it_begins(tmp_path: Path, data: Path) -> Non
     with pytest.raises(UserError, match="3 subjects cannot be divided into 5 folds"):
         _open(tmp_path / "run", data, dataset={"folds": 5, "workers": 0})
     with pytest.raises(UserError, match="data: is not set; give the folder of the data set with --data FOLDER"):
-        resolve_data(_config(), tmp_path / "run", False)
+        resolve_paths(_config(), tmp_path / "run", False)
     assert not (tmp_path / "run").exists()
 
 

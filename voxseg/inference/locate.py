@@ -20,13 +20,14 @@ def packaged_models() -> list[str]:
     return sorted(folder.name for folder in root.iterdir() if (folder / "config.yaml").is_file())
 
 
-def locate_model(model: str | Path) -> Path:
+def locate_model(model: str | Path, option: str = "--model") -> Path:
     """The folder of a model.
 
     Args:
         model: a packaged name such as `brain`, or a folder with `config.yaml`, `labels.csv` and `model.safetensors`,
             or the folder of a training run, which holds such a one as `model`. A packaged name wins over a folder of
             the same name; write `./brain` for the folder.
+        option: what the user gave it with, for the message.
 
     Raises:
         UserError: if there is no such model, or a file of it is missing.
@@ -37,7 +38,7 @@ def locate_model(model: str | Path) -> Path:
     if not folder.is_dir():
         known = ", ".join(names) or "none is packaged"
         remedy = f"give one of these names: {known}, or a model folder"
-        raise UserError(f"--model {model}", "there is no such model", remedy)
+        raise UserError(f"{option} {model}", "there is no such model", remedy)
     if (folder / OF_RUN).is_dir() and not (folder / FILES[-1]).exists():
         folder = folder / OF_RUN
     for name in FILES:

@@ -135,6 +135,8 @@ class TrainingConfig(_Block):
             fast on one core after 90 s of compiling (48³ window, `configs/brain.yaml`).
         log_every: steps between two lines of progress where there is no terminal to draw a bar on.
         data: folder of the label maps or of the data set; `voxseg train --data` sets it.
+        initial_weights: a packaged model's name, or the folder of a model or run: every tensor of it that has the name
+            and shape of one of the network's is what the run starts from. A resumed run goes on with its own.
         generator: how scans are generated from label maps.
         dataset: how the cases of a data set are found and divided.
         preparation: from scans to what the network sees.
@@ -163,6 +165,7 @@ class TrainingConfig(_Block):
     compile: bool = False
     log_every: Count = 50
     data: Path | None = None
+    initial_weights: Annotated[str, Field(min_length=1)] | None = None
     generator: GeneratorConfig | None = None
     dataset: DatasetConfig | None = None
     preparation: PreparationConfig

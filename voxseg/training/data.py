@@ -12,6 +12,7 @@ from voxseg.errors import UserError
 from voxseg.training.config import TrainingConfig
 from voxseg.training.config_file import read_yaml
 from voxseg.training.distributed import Processes
+from voxseg.training.initial_weights import resolve_model
 from voxseg.training.run import Run
 from voxseg.training.samples import GeneratedSource, SampleSource
 from voxseg.training.validation import Validation, WindowValidation
@@ -32,19 +33,22 @@ class TrainingData:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def resolve_data(config: TrainingConfig, folder: Path, resume: bool) -> TrainingConfig:
-    """The config with the absolute path of its data: its own, or that of the run that is resumed.
+def resolve_paths(config: TrainingConfig, folder: Path, resume: bool) -> TrainingConfig:
+    """The config with the absolute paths of its data and of the model that it starts from.
+
+    Where it does not name them, they are those of the run that is resumed.
 
     Raises:
-        UserError: neither names any.
+        UserError: neither names any data.
     """
-    data = config.data
-    if data is None and resume:
-        data = read_yaml(folder / "config.yaml").get("data")
+    earlier = folder / "config.yaml"
+    saved = read_yaml(earlier) if resume and earlier.is_file() else {}
+    data, initial = config.data or saved.get("data"), config.initial_weights or saved.get("initial_weights")
     if data is None:
         what = "the label maps" if config.generator else "the data set"
         raise UserError("data", "is not set", f"give the folder of {what} with --data FOLDER")
-    return config.model_copy(update={"data": Path(data).resolve()})
+    started_from = resolve_model(initial) if initial else None
+    return config.model_copy(update={"data": Path(data).resolve(), "initial_weights": started_from})
 
 
 def open_data(run: Run, processes: Processes) -> TrainingData:

@@ -18,9 +18,10 @@ from voxseg.errors import UserError
 from voxseg.networks import build_network
 from voxseg.training.checkpoint import TrainingState
 from voxseg.training.config import TrainingConfig
-from voxseg.training.data import open_data, resolve_data
+from voxseg.training.data import open_data, resolve_paths
 from voxseg.training.distributed import SINGLE, Processes, join_processes
 from voxseg.training.environment import StopSignals, seed_everything
+from voxseg.training.initial_weights import describe, take_weights
 from voxseg.training.progress import Display
 from voxseg.training.recorder import Recorder, SilentRecorder
 from voxseg.training.run import Run, check_folder, take_up
@@ -61,18 +62,23 @@ def train(config: TrainingConfig, folder: Path, device: str = "auto", resume: bo
 
     Raises:
         UserError: the folder is taken or holds no run to go on with, the config does not fit the run or the data,
-            there is no such device, the memory is not enough, or the loss stops being a number.
+            there is no such device, the model to start from is not there or does not fit, the memory is not enough,
+            or the loss stops being a number.
     """
     with join_processes(device) as (processes, place):
         processes.leader_does(lambda: check_folder(folder, resume))
-        config = resolve_data(config, folder, resume)
+        config = resolve_paths(config, folder, resume)
         if config.precision == "float16" and place.type != "cuda":
             raise UserError("precision", f"float16 is for CUDA, this is {place.type}", "use bfloat16 or float32")
         run = Run(folder, config, config.labels.predicted(), place)
+        # Before the data, whose preparation can take an hour: what is wrong with a network is told at once.
+        seed_everything(config.seed)
+        network = build_network(config.network)
+        if config.initial_weights and not (resume and run.store.exists()):
+            run.origin = take_weights(network, config.network, config.initial_weights)
         data = open_data(run, processes)
         run.facts |= data.facts
         seed_everything(config.seed)
-        network = build_network(config.network)
         return fit(run, network, data.source, data.validation, resume, processes)
 
 
@@ -107,6 +113,8 @@ def fit(
         display = stack.enter_context(Display(config.steps, config.log_every, silent=not processes.leads))
         if resume:
             take_up(run, state, display)
+        if run.origin is not None and state.step == 0:
+            display.message(describe(run.origin))
         processes.wait()  # the first writes into the folder from here on
         recorder = Recorder(run, state, display) if processes.leads else SilentRecorder(state)
         stack.enter_context(recorder)

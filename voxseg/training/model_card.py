@@ -38,7 +38,8 @@ def model_card(
         config: of the run.
         table: of the structures.
         provenance: `data` (name of the folder), `steps`, `seconds`, `machine`, `versions`, and for a data set also
-            `layout`, `training_cases` and `validation_cases` (numbers of cases), as far as they are known.
+            `layout`, `training_cases` and `validation_cases` (numbers of cases), as far as they are known;
+            `initial_weights` (`take_weights`) if the run started from another model.
         parameters: weights of the network.
         scores: of the latest validation, if there was one.
     """
@@ -57,7 +58,7 @@ def model_card(
 ## How it was trained
 
 {_data(config, provenance)}
-- Steps: {steps}{unfinished}, {config.batch} a batch, {config.precision}, in {spent}.
+{_origin(provenance)}- Steps: {steps}{unfinished}, {config.batch} a batch, {config.precision}, in {spent}.
 - Machine: {provenance["machine"]}.
 - Versions: {used}.
 - All settings are in `config.yaml`.
@@ -119,6 +120,15 @@ def _data(config: TrainingConfig, provenance: dict[str, Any]) -> str:
         fold = f"Fold {dataset.fold} of {dataset.folds}, divided by subject with seed {config.seed}."
     windows = "whole cases" if size == "whole" else f"windows of {' × '.join(map(str, size))} voxels"
     return f"- Data: {data}{layout}{cases}, in {windows}. {fold}"
+
+
+def _origin(provenance: dict[str, Any]) -> str:
+    origin = provenance.get("initial_weights")
+    if not origin:
+        return ""
+    trained = f", trained for {origin['steps']} steps" if origin.get("steps") else ""
+    told = f"- Started from: the model {origin['model']}{trained}, of which {origin['taken']} of {origin['tensors']}"
+    return f"{told} tensors were taken (SHA-256 of its weights: {origin['sha256'][:16]}…).\n"
 
 
 def _scored_on(config: TrainingConfig, provenance: dict[str, Any]) -> str:

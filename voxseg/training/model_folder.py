@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from voxseg.data.staging import write_complete, write_text
 from voxseg.training.checkpoint import TrainingState, versions
+from voxseg.training.initial_weights import KEY
 from voxseg.training.model_card import Scores, model_card
 from voxseg.training.model_config import model_config
 from voxseg.training.provenance import machine
@@ -43,7 +44,7 @@ def write_model(run: Run, state: TrainingState, scores: Scores | None) -> None:
 def _provenance(run: Run, state: TrainingState, scores: Scores | None) -> dict[str, Any]:
     """How the weights came about; paths on the machine that trained are left out."""
     config = run.config
-    told = {"network", "labels", "preparation", "postprocessing", "data", "name", "description"}
+    told = {"network", "labels", "preparation", "postprocessing", "data", "name", "description", KEY}
     settings = config.model_dump(mode="json", exclude=told)
     if settings["dataset"] is not None:
         settings["dataset"] |= {"cache": None, "split": config.dataset.split and config.dataset.split.name}  # type: ignore[union-attr]
@@ -51,6 +52,7 @@ def _provenance(run: Run, state: TrainingState, scores: Scores | None) -> dict[s
     return {
         "data": config.data.name if config.data else None,
         **run.facts,
+        **({KEY: run.origin} if run.origin else {}),
         "steps": state.step,
         "seconds": round(state.seconds),
         "machine": machine(run.device),

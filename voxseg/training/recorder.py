@@ -100,7 +100,7 @@ class Recorder:
         """
         run, state = self.run, self.state
         try:
-            run.store.save(state.contents(run.config.model_dump(mode="json")))
+            run.store.save({**state.contents(run.config.model_dump(mode="json")), "origin": run.origin})
         except OSError as error:
             problem = f"step {state.step} cannot be saved ({error.strerror})"
             kept = f"the checkpoint of step {self.saved_step} is kept: " if self.saved_step else ""

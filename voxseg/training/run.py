@@ -22,7 +22,9 @@ from voxseg.training.samples import Batch
 
 # A resumed run may not change these: the weights in the checkpoint mean nothing under others, or have seen the cases
 # that another division would validate on.
-FIXED_ON_RESUME = ("network", "labels", "preparation", "dataset.fold", "dataset.folds", "dataset.split")
+FIXED_ON_RESUME = (
+    "network", "labels", "preparation", "dataset.fold", "dataset.folds", "dataset.split", "initial_weights",
+)  # fmt: skip
 FREE_ON_RESUME = ("network.checkpointing", "network.dense")  # how the same is computed
 
 # What a run that was refused before its first step may leave: another one can take its place, and its prepared cases.
@@ -39,6 +41,7 @@ class Run:
         table: of the structures predicted.
         device: that trains.
         facts: about the data, for the model card: `layout`, `training_cases`, `validation_cases`.
+        origin: what was taken of another model (`take_weights`), for the card and the checkpoints; None if nothing.
     """
 
     folder: Path
@@ -46,6 +49,7 @@ class Run:
     table: LabelTable
     device: torch.device
     facts: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, Any] | None = None
 
     @property
     def store(self) -> CheckpointStore:
@@ -114,6 +118,7 @@ def take_up(run: Run, state: TrainingState, display: Display) -> None:
     except (RuntimeError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(run.store.folder, f"does not fit this network ({reason})", "start a new run with -o") from None
+    run.origin = contents.get("origin")
     changed = "; ".join(f"{key} {before} -> {after}" for key, (before, after) in changes.items())
     display.message(f"{run.folder}: going on at step {state.step}" + (f", changed: {changed}" if changed else ""))
 

@@ -1,0 +1,123 @@
+"""The weights that a run starts from, where they are another model's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from voxseg.errors import UserError
+from voxseg.inference.locate import locate_model, packaged_models
+from voxseg.networks import NetworkConfig
+from voxseg.training.config_file import read_yaml
+
+__all__ = ["KEY", "describe", "resolve_model", "take_weights"]
+
+KEY = "initial_weights"
+NAMES_TOLD = 6
+"""Names of tensors in a message; all of them are in the `config.yaml` of the model that comes out."""
+
+MEANING = ("group", "basis", "sigma", "sigma_down", "shell_diameter", "shell_count")
+"""Keys of the network that change what weights of the same shape do."""
+
+
+def resolve_model(model: str) -> str:
+    """A packaged name as it is, a folder as its absolute path: what a run can be found by from any working folder."""
+    return model if model in packaged_models() else str(Path(model).resolve())
+
+
+def take_weights(network: nn.Module, config: NetworkConfig, model: str) -> dict[str, Any]:
+    """Copies into a network every tensor of a model that has the name and the shape of one of its own.
+
+    Only safetensors are read, so that no code of the model's folder runs, whatever its network is.
+
+    Args:
+        network: with fresh weights; changed in place.
+        config: of that network.
+        model: as `locate_model` takes it.
+
+    Returns:
+        In plain types: `model` (its name), `steps` that it was trained for (None if it does not say), `sha256` of its
+        weights, how many `tensors` were `taken` of how many, names of those left `new` and why, names of those that
+        are `unused`, and how the networks differ (`changed`: key, to the value there and here).
+
+    Raises:
+        UserError: there is no such model, its files are damaged, or not one tensor fits.
+    """
+    folder = locate_model(model, KEY)
+    weights = folder / "model.safetensors"
+    try:
+        offered = load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise UserError(weights, f"is no safetensors file ({error})", "copy the model folder again") from None
+    contents = read_yaml(folder / "config.yaml")
+    own: dict[str, Tensor] = network.state_dict()
+    new: dict[str, str] = {}
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if name not in offered:
+                new[name] = "not there"
+            elif offered[name].shape != tensor.shape:
+                new[name] = f"{_shape(offered[name])} there, {_shape(tensor)} here"
+            else:
+                tensor.copy_(offered[name])
+    # A counter of a batch norm fits every network; what has learnt something are the parameters.
+    if not any(name not in new for name, _ in network.named_parameters()):
+        example = next(iter(own), None)
+        reason = f"; {example}: {new[example]}" if example in new else ""
+        problem = f"none of the {len(offered)} tensors of {folder} fits the network{reason}"
+        raise UserError(KEY, problem, "give network.architecture and network.levels as in that model's config.yaml")
+    return {
+        "model": str(contents.get("name", folder.name)),
+        "steps": _block(contents, "training").get("steps"),
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "tensors": len(own),
+        "taken": len(own) - len(new),
+        "new": new,
+        "unused": [name for name in offered if name not in own],
+        "changed": _changed(_block(contents, "network"), config),
+    }
+
+
+def describe(origin: Mapping[str, Any]) -> str:
+    """What `take_weights` did, as one line for people."""
+    text = f"{KEY}: {origin['taken']} of {origin['tensors']} tensors from {origin['model']}"
+    if origin["new"]:
+        text += "; new: " + _few([f"{name} ({why})" for name, why in origin["new"].items()])
+    if origin["unused"]:
+        text += "; not used of it: " + _few(list(origin["unused"]))
+    for key, (there, here) in origin["changed"].items():
+        text += f"; warning: network.{key} is {there} there and {here} here, so that the same weights do something else"
+    return text
+
+
+def _changed(there: Mapping[str, Any], here: NetworkConfig) -> dict[str, list[Any]]:
+    """Keys of two steerable networks under which the same weights are other kernels."""
+    if here.architecture != "steerable_unet":
+        return {}
+    values = here.model_dump(mode="json")
+    defaults = {key: NetworkConfig.model_fields[key].default for key in MEANING}
+    both = {key: [there.get(key, defaults[key]), values[key]] for key in MEANING}
+    bases = (both["basis"][0], both["basis"][1])
+    unread = ("shell_",) if "shells" not in bases else ("sigma",) if set(bases) == {"shells"} else ()
+    return {key: pair for key, pair in both.items() if pair[0] != pair[1] and not key.startswith(unread)}
+
+
+def _block(contents: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    block = contents.get(key)
+    return block if isinstance(block, Mapping) else {}
+
+
+def _few(names: list[str]) -> str:
+    more = len(names) - NAMES_TOLD
+    return ", ".join(names[:NAMES_TOLD]) + (f" and {more} more" if more > 0 else "")
+
+
+def _shape(tensor: Tensor) -> str:
+    return " x ".join(map(str, tensor.shape)) or "one number"
