@@ -22,6 +22,7 @@ __all__ = ["app", "run"]
 
 COMMANDS = (
     "predict",
+    "bids",
     "evaluate",
     "robustness",
     "agreement",
@@ -31,7 +32,8 @@ COMMANDS = (
     "data",
     "synthesize",
 )
-"""Each is the function of its own name in the module of its own name, or the group `app` there."""
+"""Each is the function of its own name in the module of its own name, or the group `app` there; `Command`
+may be the class of the former."""
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -50,7 +52,7 @@ class _LazyGroup(TyperGroup):
         if group is not None:
             return typer.main.get_group(group)
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(cmd_name)(getattr(module, cmd_name))
+        single.command(cmd_name, cls=getattr(module, "Command", None))(getattr(module, cmd_name))
         return typer.main.get_command(single)
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -127,14 +128,22 @@ def predict(
     folder = locate_model(model)
     names = image_names(folder)
     tasks = part_of(find_tasks(scans or [], image or [], example, output, names), part)
+    limit = None if max_memory is None else int(max_memory * 1e9)
+    settings = Settings(folder, device.value, threads, limit, allow_import, report, skip_existing, verbose)
+    run_batch(Batch(settings, names, len(tasks)), tasks)
+
+
+def run_batch(batch: Batch, tasks: Sequence[Task]) -> None:
+    """Segment cases as the command line does: leaves with the exit code for what failed.
+
+    Raises:
+        UserError: if the model cannot be used.
+    """
     keep_freed_memory()
     previous = signal.signal(signal.SIGTERM, _terminated)
-    limit = None if max_memory is None else int(max_memory * 1e9)
-    settings = _Settings(folder, device.value, threads, limit, allow_import, report, skip_existing, verbose)
-    batch = _Batch(settings, names, len(tasks))
     try:
         batch.run(tasks)
-    except _ModelError as error:
+    except ModelError as error:
         raise error.cause from None
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -147,7 +156,7 @@ def _terminated(number: int, frame: object) -> None:
 
 
 @dataclass(frozen=True)
-class _Settings:
+class Settings:
     """How the model is loaded, and what is written and told."""
 
     folder: Path
@@ -161,7 +170,7 @@ class _Settings:
 
 
 @dataclass
-class _Loaded:
+class Loaded:
     """A case in memory."""
 
     volumes: list[Volume]
@@ -169,7 +178,7 @@ class _Loaded:
 
 
 @dataclass
-class _Found:
+class Found:
     """A case that was segmented and is not yet written."""
 
     segmentation: Segmentation
@@ -181,10 +190,10 @@ class _SkippedError(Exception):
     """A case that is done, or that another process is at."""
 
 
-class _Batch:
+class Batch:
     """Cases one after the other with one model, which is loaded when the first case turns out to be readable."""
 
-    def __init__(self, settings: _Settings, names: list[str], count: int) -> None:
+    def __init__(self, settings: Settings, names: list[str], count: int) -> None:
         self.settings, self.names, self.count = settings, names, count
         self.predictor: Predictor | None = None
         self.done = self.skipped = self.reserved = 0
@@ -192,15 +201,15 @@ class _Batch:
         self.claims: dict[Path, ExitStack] = {}
         self.plan: tuple[object, object] | None = None  # the grid and the run that were told last
 
-    def run(self, tasks: list[Task]) -> None:
+    def run(self, tasks: Sequence[Task]) -> None:
         """Segment all cases; a failure is told and remembered.
 
         Raises:
-            _ModelError: if the model cannot be used.
+            ModelError: if the model cannot be used.
         """
         try:
             throughput = run_pipeline(
-                tasks, self._read, self._segment, self._write, self._tell, self._ahead, (_ModelError,)
+                tasks, self._read, self._segment, self._write, self._tell, self._ahead, (ModelError,)
             )
         finally:
             for claim in self.claims.values():
@@ -214,7 +223,7 @@ class _Batch:
         suffixes = (*OUTPUTS, PAGE) if self.settings.report else OUTPUTS
         return [task.target.with_name(task.target.name + suffix) for suffix in suffixes]
 
-    def _read(self, task: Task) -> _Loaded:
+    def _read(self, task: Task) -> Loaded:
         """Claim a case if need be, and read its images."""
         start = time.perf_counter()
         if self.settings.skip_existing:
@@ -226,9 +235,9 @@ class _Batch:
         files = task.files(self.names)
         _check_writable(task.target.parent)
         volumes = [_read(file) for file in files]
-        return _Loaded(volumes, time.perf_counter() - start)
+        return Loaded(volumes, time.perf_counter() - start)
 
-    def _segment(self, task: Task, loaded: _Loaded) -> _Found:
+    def _segment(self, task: Task, loaded: Loaded) -> Found:
         predictor = self._load()
         predictor.reserved = self.reserved
         images = loaded.volumes if len(loaded.volumes) > 1 else loaded.volumes[0]
@@ -246,9 +255,9 @@ class _Batch:
         if self.count > 1:  # the next one's bar is about to begin
             progress.close()
         segmentation.seconds = {"reading": loaded.seconds, **segmentation.seconds}
-        return _Found(segmentation, predictor, progress)
+        return Found(segmentation, predictor, progress)
 
-    def _write(self, task: Task, loaded: _Loaded, found: _Found) -> list[str]:
+    def _write(self, task: Task, loaded: Loaded, found: Found) -> list[str]:
         """Write the results of a case; returns what is to be said of it."""
         start, segmentation = time.perf_counter(), found.segmentation
         before, page = sum(segmentation.seconds.values()), None
@@ -256,13 +265,12 @@ class _Batch:
             from voxseg.report.scan_page import scan_page
 
             page = scan_page(task.target.name, loaded.volumes, segmentation, found.predictor, self.settings.folder)
-        name, volume = found.predictor.model.config.name, loaded.volumes[0]
         try:
-            written = write_outputs(volume, segmentation, name, task.target, found.progress, page)
+            written = self._save(task, loaded, found, page)
         finally:
             found.progress.close()
         if not any(segmentation.voxel_counts()):
-            picture = written[OUTPUTS.index("_qc.png")]
+            picture = next(path for path in written if path.suffix == ".png")
             say(f"voxseg: {task.subject}: nothing was found in it; look at {picture}", error=True)
         segmentation.seconds["writing"] = time.perf_counter() - start
         names = ", ".join(path.name for path in written)
@@ -271,6 +279,11 @@ class _Batch:
         if self.settings.verbose:
             lines.append("  " + ", ".join(f"{stage} {took:.2f} s" for stage, took in segmentation.seconds.items()))
         return lines
+
+    def _save(self, task: Task, loaded: Loaded, found: Found, page: Callable[[Path, bytes], None] | None) -> list[Path]:
+        """Write the files of a case; returns their paths."""
+        name = found.predictor.model.config.name
+        return write_outputs(loaded.volumes[0], found.segmentation, name, task.target, found.progress, page)
 
     def _ahead(self, task: Task, following: Task) -> bool:
         """Whether three cases at a time (read, segmented, written) are few enough bytes."""
@@ -322,11 +335,11 @@ class _Batch:
             try:
                 self.predictor = _load_predictor(self.settings)
             except UserError as error:
-                raise _ModelError(error) from error
+                raise ModelError(error) from error
         return self.predictor
 
 
-class _ModelError(Exception):
+class ModelError(Exception):
     """A mistake that is not about one scan."""
 
     def __init__(self, cause: UserError) -> None:
@@ -352,7 +365,7 @@ def _bytes_of(task: Task) -> float:
     return sum(math.inf if size is None else size for size in sizes)
 
 
-def _load_predictor(settings: _Settings) -> Predictor:
+def _load_predictor(settings: Settings) -> Predictor:
     import torch
 
     from voxseg.inference.model import load_model

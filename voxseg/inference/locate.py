@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from voxseg.errors import UserError
 
-__all__ = ["image_names", "locate_model", "packaged_models"]
+__all__ = ["image_names", "locate_model", "model_name", "packaged_models"]
 
 FILES = ("config.yaml", "labels.csv", "model.safetensors")
 OF_RUN = "model"
@@ -48,17 +49,32 @@ def locate_model(model: str | Path, option: str = "--model") -> Path:
     return folder
 
 
+def model_name(folder: Path) -> str:
+    """The name that a model gives itself; that of its folder where `config.yaml` has none.
+
+    As with `image_names`, what is wrong with that file is told by `load_model`.
+    """
+    return str(_peek(folder).get("name") or folder.name)
+
+
 def image_names(folder: Path) -> list[str]:
     """Names of the images that a model takes of a case, in their order.
 
     A look at `config.yaml` before anything heavy is imported. What is wrong with that file is told by `load_model`;
     until then the model counts as one of a single image.
     """
+    preparation = _peek(folder).get("preparation")
+    images = preparation.get("images") if isinstance(preparation, dict) else None
+    names = [str(name) for name in images] if isinstance(images, (dict, list)) else []
+    return names or ["image"]
+
+
+def _peek(folder: Path) -> dict[str, Any]:
+    """`config.yaml` as it is; nothing where it cannot be read."""
     import yaml
 
     try:
-        images = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["preparation"]["images"]
-        names = [str(name) for name in images]
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
-        names = []
-    return names or ["image"]
+        contents = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return contents if isinstance(contents, dict) else {}

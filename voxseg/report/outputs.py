@@ -5,7 +5,7 @@ Nothing heavy is imported before something is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from voxseg.data.volume import Volume
     from voxseg.inference.predictor import Segmentation
 
-__all__ = ["OUTPUTS", "PAGE", "about", "make_folder", "write_outputs"]
+__all__ = ["OUTPUTS", "PAGE", "about", "fill_outputs", "make_folder", "write_outputs"]
 
 OUTPUTS = ("_seg.nii.gz", "_volumes.tsv", "_qc.png")
 """What is written of each segmentation, behind its target."""
@@ -58,28 +58,53 @@ def write_outputs(
     Raises:
         UserError: if the folder cannot be made or written to.
     """
-    from voxseg.data.segmentation import write_segmentation
     from voxseg.data.staging import staged
+
+    suffixes = OUTPUTS if page is None else (*OUTPUTS, PAGE)
+    paths = [target.with_name(target.name + suffix) for suffix in suffixes]
+    make_folder(target.parent)
+    with staged(*paths) as places:
+        fill_outputs(places, target.name, volume, segmentation, model, progress, page)
+    return paths
+
+
+def fill_outputs(
+    places: Sequence[Path],
+    name: str,
+    volume: Volume,
+    segmentation: Segmentation,
+    model: str,
+    progress: Callable[[str, float], None],
+    page: Callable[[Path, bytes], None] | None,
+) -> None:
+    """Make the files of a segmentation under temporary names.
+
+    Args:
+        places: of the labels, the volumes, the picture, and of the page if there is one.
+        name: of the scan, for the picture.
+        volume: and all that follows as `write_outputs` takes them.
+        segmentation: what was found in it.
+        model: the name of the model.
+        progress: called with the stages and the fraction of each that is done.
+        page: what writes a page.
+    """
+    from voxseg.data.segmentation import write_segmentation
     from voxseg.report.qc import draw_qc
     from voxseg.report.volumes import write_volumes
 
     table, counts = segmentation.table, segmentation.voxel_counts()
-    suffixes = OUTPUTS if page is None else (*OUTPUTS, PAGE)
-    paths = [target.with_name(target.name + suffix) for suffix in suffixes]
-    make_folder(target.parent)
-    with staged(*paths) as (labels, volumes, picture, *more):
-        progress("writing", 0.0)
-        write_segmentation(labels, segmentation.labels, table, volume, about(model))
-        write_volumes(volumes, table, counts, volume.geometry.voxel_volume)
-        progress("drawing", 0.0)
-        title = f"{target.name}  ({about(model)})"
-        draw_qc(picture, volume.data, segmentation.classes, volume.geometry, table, counts, title)
-        progress("drawing", 1.0)
-        if page is not None:
-            progress("page", 0.0)
-            page(more[0], picture.read_bytes())
-            progress("page", 1.0)
-    return paths
+    labels, volumes, picture, *more = places
+    progress("writing", 0.0)
+    write_segmentation(labels, segmentation.labels, table, volume, about(model))
+    write_volumes(volumes, table, counts, volume.geometry.voxel_volume)
+    progress("drawing", 0.0)
+    title = f"{name}  ({about(model)})"
+    draw_qc(picture, volume.data, segmentation.classes, volume.geometry, table, counts, title)
+    progress("drawing", 1.0)
+    if page is not None:
+        progress("page", 0.0)
+        page(more[0], picture.read_bytes())
+        progress("page", 1.0)
 
 
 def make_folder(folder: Path) -> None:

@@ -14,7 +14,7 @@ from voxseg.data.datasets.case import Case, Dataset, Finding, ImageFile, in_orde
 from voxseg.data.datasets.listing import walk
 from voxseg.data.paths import NIFTI_SUFFIXES, scan_name
 
-__all__ = ["find_bids"]
+__all__ = ["BidsFile", "bids_files", "find_bids", "raw_images"]
 
 NOT_IMAGES = ("dseg", "probseg", "mask", "defacemask")
 NATIVE_SPACES = ("", "orig", "individual", "T1w", "T2w", "FLAIR")
@@ -23,7 +23,15 @@ OF_LABELS_ALONE = ("space", "desc", "label", "atlas", "seg", "hemi", "res", "den
 
 
 @dataclass(frozen=True)
-class _File:
+class BidsFile:
+    """A NIfTI file with a name of BIDS.
+
+    Attributes:
+        path: the file.
+        entities: of its name, such as `{"sub": "01", "run": "1"}`.
+        suffix: the last part of its name, such as `T1w`.
+    """
+
     path: Path
     entities: dict[str, str]
     suffix: str
@@ -44,12 +52,11 @@ def find_bids(folder: Path, labels: bool) -> Dataset | None:
 
     Sessions without labels are left out if labels are wanted, with a warning: that some are not labelled is usual.
     """
-    raw = [file for place in sorted(folder.glob("sub-*")) if place.is_dir() for file in _files(place)]
-    images = [file for file in raw if file.suffix not in NOT_IMAGES and file.entities.get("part") != "phase"]
-    images = [file for file in images if file.path.parent.name == "anat"]
+    raw = _raw(folder)
+    images = _anatomical(raw)
     if not images:
         return None
-    derived = _files(folder / "derivatives") if (folder / "derivatives").is_dir() else []
+    derived = bids_files(folder / "derivatives") if (folder / "derivatives").is_dir() else []
     targets = [file for file in [*raw, *derived] if file.suffix == "dseg"]
     cases, findings, bare = [], [], []
     for session in dict.fromkeys(file.session for file in images):
@@ -68,7 +75,21 @@ def find_bids(folder: Path, labels: bool) -> Dataset | None:
     return Dataset(folder, "bids", in_order(cases), _label_names(folder, targets), {}, tuple(findings), "BIDS")
 
 
-def _files(folder: Path) -> list[_File]:
+def raw_images(folder: Path) -> list[BidsFile]:
+    """The anatomical images of a data set, without its derivatives."""
+    return _anatomical(_raw(folder))
+
+
+def _raw(folder: Path) -> list[BidsFile]:
+    return [file for place in sorted(folder.glob("sub-*")) if place.is_dir() for file in bids_files(place)]
+
+
+def _anatomical(files: list[BidsFile]) -> list[BidsFile]:
+    images = [file for file in files if file.suffix not in NOT_IMAGES and file.entities.get("part") != "phase"]
+    return [file for file in images if file.path.parent.name == "anat"]
+
+
+def bids_files(folder: Path) -> list[BidsFile]:
     """The NIfTI files below a folder whose names are those of BIDS."""
     files = []
     for place, names in walk(folder):
@@ -78,11 +99,11 @@ def _files(folder: Path) -> list[_File]:
             *parts, suffix = scan_name(Path(name)).split("_")
             entities = dict(part.split("-", 1) for part in parts if "-" in part)
             if "sub" in entities:
-                files.append(_File(place / name, entities, suffix))
+                files.append(BidsFile(place / name, entities, suffix))
     return files
 
 
-def _label(case: str, candidates: list[_File]) -> tuple[_File | None, list[Finding]]:
+def _label(case: str, candidates: list[BidsFile]) -> tuple[BidsFile | None, list[Finding]]:
     """The label image of a session: the only one, or the only one in the space of its scans."""
     native = [file for file in candidates if file.entities.get("space", "") in NATIVE_SPACES]
     if len(native or candidates) <= 1:
@@ -92,7 +113,7 @@ def _label(case: str, candidates: list[_File]) -> tuple[_File | None, list[Findi
     return None, [Finding("error", case, text, "several labels")]
 
 
-def _images(case: str, files: list[_File], label: _File | None) -> tuple[dict[str, ImageFile], list[Finding]]:
+def _images(case: str, files: list[BidsFile], label: BidsFile | None) -> tuple[dict[str, ImageFile], list[Finding]]:
     """One image of each modality: the only one, or the one that the name of the label image tells."""
     told = {} if label is None else {k: v for k, v in label.entities.items() if k not in OF_LABELS_ALONE}
     chosen, findings = {}, []
@@ -108,7 +129,7 @@ def _images(case: str, files: list[_File], label: _File | None) -> tuple[dict[st
     return chosen, findings
 
 
-def _label_names(folder: Path, targets: list[_File]) -> dict[int, str]:
+def _label_names(folder: Path, targets: list[BidsFile]) -> dict[int, str]:
     """What the ids mean, by the first `dseg.tsv` with the columns index and name: of a file, a pipeline or all."""
     tables = [file.path.with_name(f"{scan_name(file.path)}.tsv") for file in targets[:1]]
     tables += sorted(folder.glob("derivatives/*/*dseg.tsv")) + sorted(folder.glob("*dseg.tsv"))
