@@ -10,22 +10,12 @@ taken in a second pass over the scan.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import re
 import time
 from pathlib import Path
 from typing import Any
 
-
-def resident(key: str) -> float:
-    """A figure of memory from the kernel in GB: `VmHWM` (peak) or `VmRSS`; 0 where there is none."""
-    try:
-        text = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:
-        return 0.0
-    found = re.search(rf"{key}:\s+(\d+) kB", text)
-    return int(found[1]) * 1024 / 1e9 if found else 0.0
+from measuring import forget_peak, resident
 
 
 class Stages:
@@ -49,9 +39,8 @@ class Stages:
         """The stage ends."""
         now = time.perf_counter()
         self.seconds[self.name] = self.seconds.get(self.name, 0.0) + now - self.since
-        self.peak[self.name] = max(self.peak.get(self.name, 0.0), resident("VmHWM"))
-        with contextlib.suppress(OSError):  # the peak from here on
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        self.peak[self.name] = max(self.peak.get(self.name, 0.0), resident("VmHWM") / 1e9)
+        forget_peak()
         self.since = now
 
 

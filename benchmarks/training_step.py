@@ -12,16 +12,12 @@ over that before them, where a step on 8 voxels has loaded all libraries.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
+from measuring import alternating, in_child, peak_above
 from voxseg.cli._allocator import keep_freed_memory
 from voxseg.networks import NetworkConfig, build_network
 from voxseg.training.config import LossConfig
@@ -66,44 +62,22 @@ def training_step(variant: str, network: str, size: int, precision: str) -> Call
 
 def times(variants: list[str], arguments: argparse.Namespace, precision: str) -> dict[str, list[float]]:
     """Seconds of the steps of each variant, which take turns."""
-    clock = time.process_time if arguments.cpu_time else time.perf_counter
     steps = {name: training_step(name, arguments.network, arguments.size, precision) for name in variants}
     for step in steps.values():
         step()
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(arguments.rounds):
-        for name, step in steps.items():
-            started = clock()
-            step()
-            seconds[name].append(clock() - started)
-    return seconds
+    return alternating(steps, arguments.rounds, arguments.cpu_time)
 
 
 def peak_memory(variant: str, network: str, size: int, precision: str) -> int:
     """Bytes that two steps hold at their peak, in this process, which has to be fresh."""
     training_step(variant, network, 8, precision)()
     step = training_step(variant, network, size, precision)
-    # Linux forgets the highest resident memory so far on this word, from which on it counts anew.
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before = _status("VmRSS")
-    step()
-    step()
-    return _status("VmHWM") - before
 
+    def two_steps() -> None:
+        step()
+        step()
 
-def _status(key: str) -> int:
-    """Bytes of a line of Linux's account of this process."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
-
-
-def peak_memory_of_child(variant: str, arguments: argparse.Namespace, precision: str) -> int:
-    """The same in a child process, where freed memory goes back to the system."""
-    command = [sys.executable, __file__, "--network", arguments.network, "--size", str(arguments.size)]
-    command += ["--precision", precision, "--memory-of", variant]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "100000"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    return int(done.stdout)
+    return peak_above(two_steps)
 
 
 def main() -> None:
@@ -127,7 +101,8 @@ def main() -> None:
     clock = "process" if arguments.cpu_time else "wall clock"
     print(f"{arguments.network} network, {arguments.size}^3 voxels, medians of {arguments.rounds} rounds ({clock})")
     for precision in arguments.precision:
-        memory = {name: peak_memory_of_child(name, arguments, precision) for name in arguments.variants}
+        given = ["--network", arguments.network, "--size", str(arguments.size), "--precision", precision]
+        memory = {name: int(in_child(__file__, *given, "--memory-of", name)) for name in arguments.variants}
         for threads in arguments.threads:
             torch.set_num_threads(threads)
             seconds = {
