@@ -9,6 +9,7 @@ from pathlib import Path
 
 from voxseg.data.datasets.case import Case, ImageFile
 from voxseg.data.datasets.find import find_dataset
+from voxseg.data.dicom.files import is_dicom
 from voxseg.data.paths import check_scan_path, scan_name
 from voxseg.errors import UserError
 from voxseg.report.outputs import OUTPUTS, PAGE
@@ -29,12 +30,14 @@ class Task:
         images: the files by the names of the model's images; some may be missing, or have names that it does not know.
         target: what the results' paths begin with, such as `FOLDER/NAME`.
         kept: files that must not be overwritten.
+        problem: why it cannot be done, told when its turn comes.
     """
 
     subject: str
     images: Mapping[str, ImageFile]
     target: Path
     kept: frozenset[Path] = field(default_factory=frozenset)
+    problem: UserError | None = None
 
     def files(self, names: Sequence[str]) -> list[ImageFile]:
         """The files of these images, in their order.
@@ -42,11 +45,14 @@ class Task:
         Raises:
             UserError: if one is missing, or cannot be a scan.
         """
+        if self.problem is not None:
+            raise self.problem
         if any(name not in self.images for name in names):
             raise missing_image(self.subject, self.images, names)
         files = [self.images[name] for name in names]
         for file in files:
-            check_scan_path(file.path)
+            if file.series is None:
+                check_scan_path(file.path)
         return files
 
 
@@ -62,23 +68,31 @@ def missing_image(subject: object, found: Iterable[str], names: Sequence[str]) -
 
 
 def find_tasks(
-    given: Sequence[Path], named: Sequence[str], example: bool, output: Path | None, names: Sequence[str]
+    given: Sequence[Path],
+    named: Sequence[str],
+    example: bool,
+    output: Path | None,
+    names: Sequence[str],
+    series: Sequence[str] = (),
 ) -> list[Task]:
     """What the command line asks for.
 
     Args:
-        given: scans, folders of cases or data sets, and tables of paths.
+        given: scans, folders of cases or data sets, tables of paths, and whatever holds DICOM series.
         named: images of one case as `NAME=FILE`.
         example: whether the example scan is wanted.
         output: folder of the results; None for beside the scans.
         names: of the images that the model takes.
+        series: which DICOM series to take; the only volume by default.
 
     Raises:
         UserError: if files or names do not fit the model, or two tasks would write the same files.
     """
     if named and (given or example):
         raise UserError("--image", "names the images of one case, and scans are given as well", "give one or the other")
-    tasks = [task for path in given for task in _tasks_of(path, output, names)]
+    tasks = [task for path in given for task in _tasks_of(path, output, names, series)]
+    if series and all(task.problem is None and not _has_series(task) for task in tasks):
+        raise UserError("--series", "picks series of DICOM, and there is none in what is given", "leave it out")
     if named:
         tasks.append(_named_case(named, output, names))
     if example:
@@ -92,8 +106,16 @@ def by_name(names: Sequence[str]) -> str:
     return "give " + " ".join(f"--image {name}=FILE" for name in names)
 
 
-def _tasks_of(path: Path, output: Path | None, names: Sequence[str]) -> list[Task]:
+def _has_series(task: Task) -> bool:
+    return any(image.series is not None for image in task.images.values())
+
+
+def _tasks_of(path: Path, output: Path | None, names: Sequence[str], series: Sequence[str]) -> list[Task]:
     """The tasks of one argument."""
+    if is_dicom(path):
+        from voxseg.cli._dicom import dicom_tasks
+
+        return dicom_tasks(path, output, names, series)
     if not path.is_dir() and not path.name.lower().endswith(TABLES):
         return [_scan(path, (output or path.parent) / scan_name(path), names)]
     try:
@@ -141,12 +163,21 @@ def _named_case(named: Sequence[str], output: Path | None, names: Sequence[str])
             raise UserError(f"--image {text}", f"the model takes no image {name}", by_name(names))
         if name in images:
             raise UserError(f"--image {text}", f"{name} is given twice", by_name(names))
-        images[name] = ImageFile(Path(file))
+        images[name] = _image(Path(file))
     for name in names:
         if name not in images:
             raise UserError("--image", f"{name} is missing", by_name(names))
     first = images[names[0]].path
     return Task(str(first), images, (output or first.parent) / scan_name(first))
+
+
+def _image(path: Path) -> ImageFile:
+    """An image that was given by its path."""
+    if not is_dicom(path):
+        return ImageFile(path)
+    from voxseg.cli._dicom import dicom_image
+
+    return dicom_image(path)
 
 
 def _check_targets(tasks: Sequence[Task]) -> None:

@@ -53,8 +53,8 @@ def predict(
         list[Path] | None,
         typer.Argument(
             metavar="SCAN",
-            help="Scans: .nii, .nii.gz, .mgz, .nrrd or .mha. Folders of cases, or of a data set in a layout that "
-            "'voxseg data check' knows.",
+            help="Scans: .nii, .nii.gz, .mgz, .nrrd or .mha; DICOM as a folder, a zip archive, a DICOMDIR or a "
+            "multi-frame file. Folders of cases, or of a data set in a layout that 'voxseg data check' knows.",
             readable=False,
         ),
     ] = None,
@@ -62,6 +62,17 @@ def predict(
         list[str] | None,
         typer.Option(metavar="NAME=FILE", help="One image of a case, for a model of several; give each of them."),
     ] = None,
+    series: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SERIES",
+            help="Which DICOM series to segment, where there are several: a number, a UID, a pattern of descriptions "
+            "such as '*mprage*', or all. For a model of several images NAME=SERIES for each.",
+        ),
+    ] = None,
+    list_series: Annotated[
+        bool, typer.Option("--list-series", help="Print the DICOM series in each SCAN, and end.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -121,13 +132,17 @@ def predict(
     """
     if not scans and not image and not example:
         raise UserError("SCAN", "no scan is given", "give one or more scans, or --example")
+    if list_series:
+        from voxseg.cli._dicom import list_series as print_series
+
+        return print_series(scans or [])
     if output is not None and output.exists() and not output.is_dir():
         raise UserError(f"-o {output}", "is a file", "give a folder")
     if report:
         find_niivue()  # what is missing is told before anything is computed
     folder = locate_model(model)
     names = image_names(folder)
-    tasks = part_of(find_tasks(scans or [], image or [], example, output, names), part)
+    tasks = part_of(find_tasks(scans or [], image or [], example, output, names, series or []), part)
     limit = None if max_memory is None else int(max_memory * 1e9)
     settings = Settings(folder, device.value, threads, limit, allow_import, report, skip_existing, verbose)
     run_batch(Batch(settings, names, len(tasks)), tasks)
@@ -235,6 +250,8 @@ class Batch:
         files = task.files(self.names)
         _check_writable(task.target.parent)
         volumes = [_read(file) for file in files]
+        for text in (text for volume in volumes for text in volume.warnings):
+            say(f"voxseg: {task.subject}: {text}", error=True)
         return Loaded(volumes, time.perf_counter() - start)
 
     def _segment(self, task: Task, loaded: Loaded) -> Found:
@@ -347,8 +364,12 @@ class ModelError(Exception):
 
 
 def _read(image: ImageFile) -> Volume:
-    from voxseg.data.volume import read_volume  # 0.3 s
+    from voxseg.data.volume import check_volume, read_volume  # 0.3 s
 
+    if image.series is not None:
+        from voxseg.data.dicom.read import read_series
+
+        return check_volume(read_series(image.series))
     volume = read_volume(image.path, image.volume)
     # The segmentation of one volume of several is 3D.
     return volume if image.volume is None else replace(volume, file_shape=volume.geometry.shape)
@@ -359,7 +380,10 @@ def _bytes_of(task: Task) -> float:
     from voxseg.data.volume import read_header
 
     try:
-        sizes = [read_header(image.path).size for image in task.images.values()]
+        sizes = [
+            read_header(image.path).size if image.series is None else image.series.bytes
+            for image in task.images.values()
+        ]
     except UserError:
         return 0.0
     return sum(math.inf if size is None else size for size in sizes)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxseg.data.geometry import Geometry
-from voxseg.data.volume import Volume, _check_values, _plain
+from voxseg.data.volume import Volume, _check_values, scaled
 from voxseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _real(raw: NDArray[Any], name: str, slope: float = 1.0, inter: float = 0.0) 
         raise UserError(name, "holds complex numbers", "give the magnitude image")
     if raw.dtype.kind not in "iubf":
         raise UserError(name, f"holds values of the type {raw.dtype}", "give an array of real numbers")
-    return _plain(raw.view(np.uint8) if raw.dtype == bool else raw, slope, inter)
+    return scaled(raw.view(np.uint8) if raw.dtype == bool else raw, slope, inter)
 
 
 def _no_place(name: str, affine: object, spacing: object) -> None:

@@ -15,7 +15,11 @@ SUFFIXES = (*NIBABEL_SUFFIXES, *ITK_SUFFIXES)
 
 
 def scan_name(path: Path) -> str:
-    """The file name of a scan without its folder and suffix: `a/b.nii.gz` is `b`."""
+    """The name of a scan without its folder and suffix: `a/b.nii.gz` is `b`; a DICOMDIR is called as its folder."""
+    if path.is_dir():
+        return path.resolve().name
+    if path.name.upper() == "DICOMDIR":
+        return path.resolve().parent.name
     for suffix in SUFFIXES:
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
@@ -34,7 +38,7 @@ def check_scan_path(path: Path) -> None:
     if not path.is_file():
         raise UserError(path, "does not exist" if not path.exists() else "is not a file", "check the path")
     if not path.name.lower().endswith(SUFFIXES):
-        remedy = f"convert it to one of {formats} (DICOM: with dcm2niix)"
+        remedy = f"convert it to one of {formats} or give DICOM"
         raise UserError(path, "is not in a format that is read", remedy)
     if path.stat().st_size == 0:
         raise UserError(path, "is an empty file", "copy or export the scan again")

@@ -14,18 +14,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from voxseg.data.dicom.files import is_dicom
 from voxseg.data.geometry import Geometry
 from voxseg.data.paths import NIBABEL_SUFFIXES, NIFTI_SUFFIXES, check_scan_path, scan_name
 from voxseg.data.quiet import quiet_libraries
 from voxseg.errors import UserError
 
-__all__ = ["Header", "Volume", "read_array", "read_header", "read_volume"]
+if TYPE_CHECKING:
+    from voxseg.data.dicom.read import DicomSource
+
+__all__ = ["Header", "Volume", "check_volume", "read_array", "read_header", "read_volume", "scaled"]
 
 GZIP_BEST = 1100  # deflate cannot shrink anything by more than a factor of 1032
 LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
@@ -41,6 +45,8 @@ class Volume:
         geometry: the grid of `data`, in RAS+ millimetres.
         header: the NIfTI header of a NIfTI file, None for other formats.
         file_shape: the shape in the file, which may have further axes of length 1.
+        dicom: the series that it is, None for files of other formats.
+        warnings: what the user should know of how it was read.
     """
 
     path: Path
@@ -48,6 +54,8 @@ class Volume:
     geometry: Geometry
     header: nib.Nifti1Header | None
     file_shape: tuple[int, ...]
+    dicom: DicomSource | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -76,19 +84,27 @@ class Header:
 
 
 def read_volume(path: str | Path, index: int | None = None) -> Volume:
-    """Read a 3D scan from `.nii`, `.nii.gz`, `.mgz`, `.mgh`, `.nrrd` or `.mha`.
+    """Read a 3D scan from `.nii`, `.nii.gz`, `.mgz`, `.mgh`, `.nrrd` or `.mha`, or the only DICOM series of a folder.
 
     Integers stay as they are; other numbers become float32. Axes of length 1 after the third are dropped.
 
     Args:
-        path: the file.
+        path: the file; for DICOM a folder, a zip archive, a DICOMDIR or a multi-frame file.
         index: which volume of a 4-D file to take, counted from 0.
 
     Raises:
         UserError: if the file is missing, is no readable image, is cut short, is not 3D (or lacks that volume), holds
             complex numbers, colours, labels, one constant or values that are not finite, or has an impossible grid.
     """
-    volume = read_array(path, index)
+    return check_volume(read_array(path, index))
+
+
+def check_volume(volume: Volume) -> Volume:
+    """The volume, if it may be a scan.
+
+    Raises:
+        UserError: if it holds one constant or values that are not finite, or has an impossible grid.
+    """
     volume.geometry.check(volume.path)
     _check_values(volume.path, volume.data)
     return volume
@@ -106,6 +122,10 @@ def read_array(path: str | Path, index: int | None = None, labels: bool = False)
         UserError: as `read_volume`, apart from what it says about values and grids.
     """
     path = Path(path)
+    if index is None and is_dicom(path):
+        from voxseg.data.dicom.read import read_dicom
+
+        return read_dicom(path)
     check_scan_path(path)
     with _explained(path):
         if path.name.lower().endswith(NIBABEL_SUFFIXES):
@@ -217,7 +237,7 @@ def _read_nibabel(path: Path, index: int | None, labels: bool) -> Volume:
         raw = _choose(np.asarray(proxy.get_unscaled()).reshape((*shape, -1), order="F"), index)
         if packed:
             stream.read()  # gzip compares its checksum at the end of the file, where nibabel need not come
-    data = _plain(raw, float(proxy.slope), float(proxy.inter))
+    data = scaled(raw, float(proxy.slope), float(proxy.inter))
     header = image.header if path.name.lower().endswith(NIFTI_SUFFIXES) else None
     return Volume(path, data, Geometry(shape, image.affine), header, tuple(image.shape))
 
@@ -259,7 +279,7 @@ def _choose(volumes: NDArray[Any], index: int | None) -> NDArray[Any]:
     return volumes[..., 0] if index is None else volumes[..., index].copy(order="K")
 
 
-def _plain(raw: NDArray[Any], slope: float, inter: float) -> NDArray[Any]:
+def scaled(raw: NDArray[Any], slope: float, inter: float) -> NDArray[Any]:
     """Stored numbers with their scaling applied: integers where it leaves them so, otherwise float32."""
     if raw.dtype.kind in "iub" and slope == 1 and inter == 0:
         return raw.astype(raw.dtype.newbyteorder("="), copy=False)
@@ -321,7 +341,7 @@ def _read_itk(path: Path, index: int | None) -> Volume:
     # ITK's arrays have the slowest axis first.
     with quiet_libraries():
         array = sitk.GetArrayFromImage(reader.Execute())
-    data = _plain(_choose(array.reshape((-1, *shape[::-1])).transpose(3, 2, 1, 0), index), 1.0, 0.0)
+    data = scaled(_choose(array.reshape((-1, *shape[::-1])).transpose(3, 2, 1, 0), index), 1.0, 0.0)
     return Volume(path, data, _itk_geometry(reader, shape), None, sizes)
 
 

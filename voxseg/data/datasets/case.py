@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from voxseg.data.dicom.series import Series
 
 __all__ = ["Case", "Dataset", "Finding", "ImageFile", "Level", "in_order", "left_out", "some"]
 
@@ -19,10 +22,12 @@ class ImageFile:
     Attributes:
         path: the file; whether it exists is not known yet.
         volume: which volume of a 4-D file it is, counted from 0; None for a file that holds one volume.
+        series: the DICOM series that it is, if it is one.
     """
 
     path: Path
     volume: int | None = None
+    series: Series | None = None
 
     def __str__(self) -> str:
         return str(self.path) if self.volume is None else f"{self.path}, volume {self.volume}"
