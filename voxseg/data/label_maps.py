@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -31,6 +32,7 @@ class HeadMap:
     """One head, stored as the rows of `LabelMaps`' tables.
 
     Attributes:
+        name: of its file, without the ending.
         rows: uint8 [X, Y, Z] in RAS+ order, padded by one voxel of background on every side.
         spacing: voxel size in mm, [3].
         brain_low: first voxel of the brain along each axis, [3].
@@ -39,6 +41,7 @@ class HeadMap:
         coarse_position: the voxel coordinates of those, float32 [N, 3].
     """
 
+    name: str
     rows: Tensor
     spacing: Tensor
     brain_low: Tensor
@@ -108,6 +111,24 @@ class LabelMaps:
             table=table,
             **{key: torch.from_numpy(value.astype(np.int64)).to(device) for key, value in tensors.items()},
         )
+
+    def parted(self, names: Sequence[str]) -> tuple[LabelMaps, LabelMaps]:
+        """The same without the heads of these names, and with them alone.
+
+        Raises:
+            UserError: if there is no head of a name, or none is left.
+        """
+        known = [head.name for head in self.heads]
+        for name in names:
+            if name not in known:
+                raise UserError(
+                    f"generator.held_out: {name}", "there is no such label map", f"there are {', '.join(known)}"
+                )
+        if len(set(names)) == len(known):
+            raise UserError("generator.held_out", "leaves no label map to train on", "hold out fewer")
+        kept = [head for head in self.heads if head.name not in names]
+        held_out = [head for head in self.heads if head.name in names]
+        return replace(self, heads=kept), replace(self, heads=held_out)
 
 
 LABEL_COLUMNS = ("map_label", "intensity_class_any_contrast", "intensity_class_t1", "segmentation_label")
@@ -195,10 +216,11 @@ def _read_head(path: Path, ids: np.ndarray, brain: np.ndarray, device: str | tor
     spacing = np.sqrt((image.affine[:3, :3] ** 2).sum(0))
     if not np.isfinite(spacing).all() or (spacing < 1e-3).any():
         raise UserError(path, f"has the voxel size {spacing}", "give a label map with a valid affine")
-    return _head(rows, spacing, np.array([[a.min(), a.max()] for a in where]), device)
+    name = path.name.removesuffix(".gz").removesuffix(".nii")
+    return _head(name, rows, spacing, np.array([[a.min(), a.max()] for a in where]), device)
 
 
-def _head(rows: np.ndarray, spacing: np.ndarray, extent: np.ndarray, device: str | torch.device) -> HeadMap:
+def _head(name: str, rows: np.ndarray, spacing: np.ndarray, extent: np.ndarray, device: str | torch.device) -> HeadMap:
     """Put a head on the device, with its overview; `extent` is the first and last voxel of the brain, [3, 2]."""
     steps = np.maximum(1, np.round(COARSE_MM / spacing)).astype(int)
     coarse = rows[tuple(slice(step // 2, None, step) for step in steps)]
@@ -209,6 +231,7 @@ def _head(rows: np.ndarray, spacing: np.ndarray, extent: np.ndarray, device: str
         axis=-1,
     )
     return HeadMap(
+        name=name,
         rows=torch.from_numpy(rows).to(device),
         spacing=torch.from_numpy(spacing).float(),
         brain_low=torch.from_numpy(extent[:, 0]).float(),

@@ -66,6 +66,8 @@ class GeneratorConfig(BaseModel):
         overhang: probability of a window anywhere on the head and over its edge, not centred within the brain.
         outside: probability of a window that lies in empty space.
         cut: probability that the field of view ends within the window.
+        held_out: names of label maps (such as map_05) that are only validated on; by default validation windows come
+            from the same heads as the training's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -91,6 +93,7 @@ class GeneratorConfig(BaseModel):
     overhang: float = Field(default=0.25, ge=0, le=1)
     outside: float = Field(default=0.05, ge=0, le=1)
     cut: float = Field(default=0.2, ge=0, le=1)
+    held_out: tuple[str, ...] = ()
 
     @field_validator("window")
     @classmethod

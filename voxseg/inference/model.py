@@ -14,6 +14,7 @@ from torch import nn
 
 from voxseg.data.labels import LabelTable
 from voxseg.data.preparation import PreparationConfig
+from voxseg.data.sides import SideClasses
 from voxseg.errors import UserError
 from voxseg.inference.locate import locate_model
 from voxseg.networks import NetworkConfig, build_network
@@ -54,11 +55,14 @@ class OutputConfig(BaseModel):
     Attributes:
         regions: one for each channel, which is a logit of its own; painted in this order. Without any, the channels
             are the background and the labels of the table, and exclude each other.
+        side: whether the last channel is the logit of the right side, and the others are the background and the
+            structures of the table, paired ones once (`voxseg.data.sides`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     regions: tuple[PaintedRegion, ...] = ()
+    side: bool = False
 
 
 class ModelConfig(BaseModel):
@@ -89,6 +93,11 @@ class Model:
     config: ModelConfig
     table: LabelTable
     network: nn.Module
+
+    @property
+    def sides(self) -> SideClasses | None:
+        """How structures and side make the classes of the table; None if the side is no output."""
+        return SideClasses.of(self.table) if self.config.output.side else None
 
 
 def load_model(model: str | Path, allow_import: bool = False) -> Model:
@@ -128,7 +137,14 @@ def _check_agreement(folder: Path, config: ModelConfig, table: LabelTable) -> No
     """Refuse a config whose parts, or whose label table, do not belong together."""
     channels, regions, images = config.network.out_channels, config.output.regions, config.preparation.images
     remedy = "give the table that the model was trained with"
-    if not regions and channels != len(table) + 1:
+    if config.output.side:
+        try:
+            fitting = not regions and channels == SideClasses.of(table).channels + 1
+        except ValueError:
+            fitting = False
+        if not fitting:
+            raise UserError(folder / "labels.csv", f"has no pairs that fit {channels} outputs with a side", remedy)
+    elif not regions and channels != len(table) + 1:
         problem = f"has {len(table)} labels for a network of {channels} classes (background included)"
         raise UserError(folder / "labels.csv", problem, remedy)
     for region in regions:

@@ -60,10 +60,11 @@ def open_data(run: Run, processes: Processes) -> TrainingData:
     config = run.config
     assert config.data is not None
     if config.generator is not None:
-        maps = LabelMaps.read(config.data, config.labels, run.device)
+        maps, held_out = LabelMaps.read(config.data, config.labels, run.device).parted(config.generator.held_out)
         generator = ScanGenerator(maps, config.generator, run.device)
+        unseen = ScanGenerator(held_out, config.generator, run.device) if held_out.heads else generator
         scans = GeneratedSource(generator, config.seed, config.batch, config.accumulate, processes.rank)
-        return TrainingData(scans, WindowValidation(generator, config, processes.rank, processes.world))
+        return TrainingData(scans, WindowValidation(unseen, config, processes.rank, processes.world))
     try:
         from voxseg.training.dataset_run import open_dataset  # with MONAI, which takes seconds
     except ModuleNotFoundError as error:
