@@ -81,6 +81,16 @@ class TestMistakes:
         with pytest.raises(UserError, match=re.escape(message)):
             LabelMaps.read(folder, SCHEME)
 
+    def test_parted(self, maps: LabelMaps) -> None:
+        kept, held_out = maps.parted(["map_02"])
+        assert [head.name for head in kept.heads] == ["map_01"]
+        assert [head.name for head in held_out.heads] == ["map_02"]
+        assert len(maps.parted([])[0].heads) == 2
+        with pytest.raises(UserError, match="there is no such label map"):
+            maps.parted(["map_03"])
+        with pytest.raises(UserError, match="leaves no label map to train on"):
+            maps.parted(["map_01", "map_02"])
+
     def test_no_folder(self, tmp_path: Path) -> None:
         self.check(tmp_path / "nowhere", "is not a folder")
 

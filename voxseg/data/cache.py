@@ -129,7 +129,7 @@ class CaseCache:
             UserError: a file of the case is missing.
         """
         # Names and colours change nothing.
-        meaning: dict[str, Any] = dict.fromkeys(("classes", "merge_sides", "side_output", "merge", "unlisted"), True)
+        meaning: dict[str, Any] = dict.fromkeys(("classes", "merge_sides", "merge", "unlisted"), True)
         meaning["table"] = {"__all__": {"id", "side", "partner"}}
         files: dict[str, Any] = {
             name: (*_identity(file.path), file.volume) for name, file in image_files(case, self.preparation).items()

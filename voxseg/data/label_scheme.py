@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from voxseg.data.labels import MAX_ID, Label, LabelTable, Side, take
-from voxseg.data.sides import SideClasses
 from voxseg.errors import UserError
 
 __all__ = ["LabelEntry", "LabelScheme", "Region"]
@@ -71,8 +70,6 @@ class LabelScheme(BaseModel):
         regions: overlapping unions of classes. If there are any, the network has an output with a sigmoid for each;
             otherwise one with a softmax for each class and the background.
         merge_sides: whether left and right become one structure, which carries the id of the left side.
-        side_output: whether the network tells the side of paired structures by one more output, so that results carry
-            the ids of both sides although the structures are learned as one. Needs `merge_sides`.
         merge: ids that count as another one, such as ``{5: 4}``: the inferior horn belongs to the lateral ventricle.
             What counts as 0 is background, and no mistake in the data.
         table: what the ids of the data set mean; FreeSurfer's table if it is empty.
@@ -85,7 +82,6 @@ class LabelScheme(BaseModel):
     classes: list[int] = Field(min_length=1, max_length=255)
     regions: tuple[Region, ...] = ()
     merge_sides: bool = True
-    side_output: bool = False
     merge: dict[Id, Annotated[int, Field(ge=0, le=MAX_ID)]] = Field(default_factory=dict)
     table: tuple[LabelEntry, ...] = ()
     unlisted: Literal["background", "refuse"] = "background"
@@ -136,18 +132,6 @@ class LabelScheme(BaseModel):
                     )
         return self
 
-    @model_validator(mode="after")
-    def _sides_make_sense(self) -> LabelScheme:
-        if not self.side_output:
-            return self
-        if not self.merge_sides:
-            raise ValueError("side_output tells apart what merge_sides has merged: set merge_sides to true")
-        if self.regions:
-            raise ValueError("side_output is for exclusive classes, not for regions")
-        if not self._partners:
-            raise ValueError("side_output needs a class with a partner on the other side")
-        return self
-
     @classmethod
     def brain(cls) -> LabelScheme:
         """The 16 structures of FreeSurfer's segmentation with both sides merged that the brain model predicts."""
@@ -166,18 +150,13 @@ class LabelScheme(BaseModel):
 
     @property
     def channels(self) -> int:
-        """Outputs of the network: the regions, or the classes and the background, and the side if it has an output."""
-        return len(self.regions) or len(self.classes) + 1 + self.side_output
+        """Outputs of the network: the regions, or the classes and the background."""
+        return len(self.regions) or len(self.classes) + 1
 
     @property
     def outputs(self) -> list[str]:
         """Names of what is scored, in the order of the network's outputs, without the background."""
         return [region.name for region in self.regions] or self.predicted().names
-
-    @property
-    def sides(self) -> SideClasses | None:
-        """How structures and side make classes; None if the side is no output."""
-        return SideClasses.of(self.predicted()) if self.side_output else None
 
     def membership(self) -> NDArray[np.bool_]:
         """Whether a class, in rows 0 (background) to len(classes), belongs to each region, [len(classes) + 1, R]."""
@@ -187,7 +166,7 @@ class LabelScheme(BaseModel):
         return result
 
     def predicted(self) -> LabelTable:
-        """The label table of the classes; with `side_output`, the other sides of paired ones follow in their order.
+        """The label table of the classes.
 
         Raises:
             UserError: if a class is not in `base`, or is of the right side although the sides are merged.
@@ -202,13 +181,11 @@ class LabelScheme(BaseModel):
                     f"is {label.name}, but the sides are merged",
                     f"give the id of the left side ({label.partner}), or merge_sides: false",
                 )
-        if self.side_output:
-            return self.base.select([*self.classes, *self._partners.values()])
         return LabelTable(Label(label.id, _without_side(label.name), label.colour) for label in chosen)
 
     def lookup(self, max_id: int) -> NDArray[np.uint8]:
         """Class index for every id from 0 to `max_id` of a data set; 0 for what is not predicted."""
-        index = {label_id: k for k, label_id in enumerate([*self.classes, *self._partners.values()], start=1)}
+        index = {label_id: k for k, label_id in enumerate(self.classes, start=1)}
         result = np.zeros(max_id + 1, dtype=np.uint8)
         for label_id in self._known:
             if 0 < label_id <= max_id:
@@ -227,15 +204,7 @@ class LabelScheme(BaseModel):
         """Those ids of a label file that are a mistake, sorted; none unless `unlisted` is "refuse"."""
         if self.unlisted == "background":
             return []
-        return sorted(i for i in ids if i != 0 and self._target(i) not in (0, *self.classes, *self._partners.values()))
-
-    @cached_property
-    def _partners(self) -> dict[int, int]:
-        """Ids of the other side by those of `classes`, if the side is an output; else none."""
-        if not self.side_output:
-            return {}
-        labels = (self.base.by_id(label_id) for label_id in self.classes if label_id in self.base)
-        return {label.id: label.partner for label in labels if label.partner is not None}
+        return sorted(i for i in ids if i != 0 and self._target(i) not in (0, *self.classes))
 
     @property
     def _known(self) -> set[int]:
@@ -247,8 +216,7 @@ class LabelScheme(BaseModel):
         if self.merge_sides and target in self.base:
             label = self.base.by_id(target)
             if label.side == "right" and label.partner is not None:
-                left = self.merge.get(label.partner, label.partner)
-                return self._partners.get(left, left)
+                target = label.partner
         return self.merge.get(target, target)
 
 

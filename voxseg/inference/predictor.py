@@ -27,6 +27,7 @@ from voxseg.inference.model import Model
 from voxseg.inference.pieces import found, keep_largest, largest_and_others
 from voxseg.inference.plan import Plan, Run, choose_run
 from voxseg.inference.restore import ProbabilitySink, Restorer, sweep_axis
+from voxseg.inference.sides import side_field
 from voxseg.inference.windows import in_planes
 
 __all__ = ["Predictor", "Segmentation", "choose_device"]
@@ -47,6 +48,8 @@ class Segmentation:
         windows: in how many windows the network ran.
         seconds: time spent, by stage.
         plan: what was planned, with the run of the network as it was; None if it was not made by `Predictor`.
+        side_agreement: share of the voxels of paired structures on whose side the network and its mid-plane agree; None
+            if the side is no output of the model, or there is no such structure.
     """
 
     classes: NDArray[np.uint8]
@@ -54,6 +57,7 @@ class Segmentation:
     windows: int = 1
     seconds: dict[str, float] = field(default_factory=dict)
     plan: Plan | None = None
+    side_agreement: float | None = None
 
     @property
     def labels(self) -> NDArray[Any]:
@@ -96,7 +100,7 @@ class Predictor:
         self.model = model
         self.device = choose_device(device)
         self.max_memory, self.window, self.reserved = max_memory, window, reserved
-        self.network = _on(model.network, self.device)
+        self.network, self.sides = _on(model.network, self.device), model.sides
         reusable_memory()  # its first call has to come before the first scan
 
     def plan(self, images: Volume | Sequence[Volume], probabilities: bool = False) -> Plan:
@@ -149,13 +153,16 @@ class Predictor:
         job = _Job(prepared, volumes[0].geometry, memory_order(volumes[0].data), probabilities, seconds, progress)
         stored = None if probabilities is None else 2
         run = self._choose(prepared.grid, job.scan, self._allowed() - math.prod(job.scan.shape), stored)
+        classes: NDArray[np.uint8] | None = None
         if run.window is None:
             try:
-                return Segmentation(self._at_once(job), self.model.table, 1, seconds, replace(plan, run=run))
+                classes = self._at_once(job)
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()  # others use the GPU too: the figures were out of date
                 run = self._choose(prepared.grid, job.scan, 0, stored, FALLBACK_WINDOW)
-        return Segmentation(self._in_windows(job, run), self.model.table, run.count, seconds, replace(plan, run=run))
+        if classes is None:
+            classes = self._in_windows(job, run)
+        return Segmentation(classes, self.model.table, run.count, seconds, replace(plan, run=run), job.side_agreement)
 
     def _painted(self) -> list[int] | None:
         """The class index of each region; None if the outputs are exclusive classes."""
@@ -189,13 +196,29 @@ class Predictor:
         config = self.model.config
         with _stage("network", job.seconds, job.progress):
             probabilities, _ = self._probabilities(job.prepared.image, lambda done: job.progress("network", done))
+            if self.sides is not None:
+                probabilities, right = probabilities[:-1], probabilities[-1]
+                paired = probabilities[torch.from_numpy(self.sides.paired)].sum(0)
             if config.postprocessing.largest_component:
                 keep_largest(probabilities, bool(config.output.regions))
         with _stage("restoring", job.seconds, job.progress):
             axis = sweep_axis(job.prepared.grid, job.scan, 2 if job.sink is not None else job.layout[0])
             restorer = job.restorer(axis, self._painted(), _report(job.progress, "restoring"))
             restorer.feed(probabilities.movedim(axis + 1, 1))
+            if self.sides is not None:
+                swept = right.movedim(axis, 0).cpu().numpy(), paired.movedim(axis, 0).cpu().numpy()
+                self._tell_sides(job, restorer, *swept)
         return restorer.result
+
+    def _tell_sides(
+        self, job: _Job, restorer: Restorer, right: NDArray[np.float32], paired: NDArray[np.float32]
+    ) -> None:
+        """Give structures on the right their classes, from `[N, U, V]` in the working grid, the swept axis first."""
+        assert self.sides is not None
+        field, plane = side_field(right, paired, self.model.config.preparation.spacing)
+        job.side_agreement = None if plane is None else plane.agreement
+        # A voxel gets a class of probability 1 / K at least, to which the largest of its corners adds as much.
+        restorer.tell_sides(field, paired >= 1 / self.sides.channels, self.sides.right)
 
     def _in_windows(self, job: _Job, run: Run) -> NDArray[np.uint8]:
         """The segmentation of a case, restored in pieces while the network runs in windows."""
@@ -204,6 +227,7 @@ class Predictor:
         assert run.window is not None
         restorer = job.restorer(run.axis, self._painted())
         inside: list[NDArray[np.bool_]] = []
+        side: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
         restoring = 0.0
         with _stage("network", job.seconds, job.progress):
             for planes in in_planes(
@@ -215,6 +239,10 @@ class Predictor:
                 progress=_report(job.progress, "network"),
             ):
                 start = time.perf_counter()
+                if self.sides is not None:
+                    planes, right = planes[:-1], planes[-1]
+                    paired = planes[torch.from_numpy(self.sides.paired)].sum(0)
+                    side.append((right.numpy().copy(), paired.numpy()))
                 if one:
                     inside.append(found(planes, regions).numpy())
                 restorer.feed(planes)
@@ -224,6 +252,8 @@ class Predictor:
             parted = largest_and_others(np.concatenate(inside)) if one else None
             if parted is not None:
                 restorer.clear(small=parted[1], largest=parted[0])
+            if self.sides is not None:
+                self._tell_sides(job, restorer, *(np.concatenate(parts) for parts in zip(*side, strict=True)))
         job.seconds["restoring"] += restoring
         return restorer.result
 
@@ -234,8 +264,12 @@ class Predictor:
         return result, 1
 
     def _run(self, batch: Tensor) -> Tensor:
-        logits: Tensor = self.network(batch.to(self.device))
-        return logits.float().sigmoid() if self.model.config.output.regions else logits.float().softmax(1)
+        logits: Tensor = self.network(batch.to(self.device)).float()
+        if self.model.config.output.regions:
+            return logits.sigmoid()
+        if self.sides is not None:
+            return torch.cat([logits[:, :-1].softmax(1), logits[:, -1:].sigmoid()], 1)
+        return logits.softmax(1)
 
 
 @dataclass(eq=False)
@@ -248,6 +282,7 @@ class _Job:
     sink: ProbabilitySink | None
     seconds: dict[str, float]
     progress: Progress
+    side_agreement: float | None = None
 
     def restorer(
         self, axis: int, painted: list[int] | None, progress: Callable[[float], None] = lambda done: None

@@ -171,6 +171,26 @@ class Restorer:
                 at, mask = self._slices(start, stop, removed[None])
                 self._sink.clear(at, mask[0], self._painted is None)
 
+    def tell_sides(self, right: NDArray[np.float32], paired: NDArray[np.bool_], classes: NDArray[np.uint8]) -> None:
+        """Give the voxels of paired structures on the right their classes, after all planes were fed.
+
+        Args:
+            right: `[N, U, V]` in the working grid, the swept axis first; above 0 on the right.
+            paired: where in it any structure with sides may be.
+            classes: the class on the right of each class fed, its own for one without sides, `[K]`.
+        """
+        low, high = self._way.low, self._way.high
+        for start in range(0, len(low), self._slab):
+            stop = min(start + self._slab, len(low))
+            first, last = int(low[start]), int(high[stop - 1])
+            marked = paired[first:last]
+            if not marked.any():
+                continue
+            signed = torch.from_numpy(np.ascontiguousarray(right[first:last]))
+            on_right = self._way.positive(signed, torch.from_numpy(np.ascontiguousarray(marked)), first, start, stop)
+            rows = self._rows[start:stop]
+            rows[:] = np.where(on_right.numpy(), classes[rows], rows)
+
     def _chunk(self, planes: Tensor, first: int, last: int) -> Tensor:
         """Planes from `first` to `last` of the grid, of which the tail holds the first ones."""
         begin = self._fed - planes.shape[1]

@@ -66,14 +66,12 @@ class LossConfig(_Block):
         dice: weight of the Dice term.
         cross_entropy: weight of the cross-entropy term.
         smoothing: voxels of the finest grid added to both sides of the Dice fraction.
-        side: weight of the cross-entropy of the side, for labels with `side_output`.
     """
 
     deep_supervision: Annotated[list[Positive], Field(min_length=1)] = [1.0, 0.4, 0.16]
     dice: NotNegative = 1.0
     cross_entropy: NotNegative = 1.0
     smoothing: Positive = 5.0
-    side: NotNegative = 0.3
 
 
 class AveragingConfig(_Block):

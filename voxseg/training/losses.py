@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from voxseg.data.sides import SideClasses
 from voxseg.errors import UserError
 from voxseg.training.config import LossConfig
 
@@ -101,24 +100,6 @@ def region_dice_cross_entropy(
     return dice_weight * dice + cross_entropy_weight * cross_entropy
 
 
-def side_cross_entropy(logits: Tensor, shares: Tensor, pool: Pool = _alone) -> Tensor:
-    """Binary cross-entropy of the side, averaged over what has a side.
-
-    Args:
-        logits: of the right side, `[B, 1, X, Y, Z]`.
-        shares: of each voxel that has no side, is left, is right, `[B, 3, X, Y, Z]`.
-        pool: sums a tensor over the processes that share the batch.
-
-    Returns:
-        The loss, a scalar; 0 where nothing has a side.
-    """
-    logit = logits[:, 0].to(shares.dtype)
-    _, left, right = shares.unbind(1)
-    cost = (left * functional.softplus(logit) + right * functional.softplus(-logit)).sum()
-    cost, weight = pool(torch.stack([cost, (left + right).sum()])).unbind()
-    return cost / weight.clamp(min=1)
-
-
 def _rows(volumes: Tensor) -> Tensor:
     """`[B, K, X, Y, Z]` as one row a voxel, `[V, K]`, in float32 or float64."""
     return (volumes if volumes.dtype == torch.float64 else volumes.float()).movedim(1, -1).reshape(-1, volumes.shape[1])
@@ -138,7 +119,6 @@ def deep_supervision_loss(
     config: LossConfig,
     membership: Tensor | None = None,
     pool: Pool = _alone,
-    sides: SideClasses | None = None,
 ) -> Tensor:
     """The weighted sum of the loss over the network's outputs, each against the target on its own grid.
 
@@ -149,7 +129,6 @@ def deep_supervision_loss(
             smoothing is divided by 8 from one grid to the next, so that it stays one volume.
         membership: `[classes, R]`, which classes belong to which region, for a network of R regions.
         pool: sums a tensor over the processes that share the batch.
-        sides: for a network whose last output is the side; the target then holds classes with sides.
 
     Raises:
         UserError: there are more weights than outputs.
@@ -158,20 +137,11 @@ def deep_supervision_loss(
         found, given = len(outputs), len(config.deep_supervision)
         raise UserError("loss.deep_supervision", f"has {given} weights for {found} outputs", f"give at most {found}")
     total = torch.zeros((), device=target.device)
-    level_target, side = target, target
-    if sides is not None:
-        level_target = torch.from_numpy(sides.structure).to(target.device, torch.int64)[target]
-        side = torch.from_numpy(sides.side).to(target.device, torch.int64)[target]
-        # Shares, [B, 3, X, Y, Z].
-        side = functional.one_hot(side, 3).movedim(-1, 1).float()
+    level_target = target
     loss = dice_cross_entropy if membership is None else region_dice_cross_entropy
     if membership is not None:
         level_target = membership.to(outputs[0].device, torch.float32)[target].movedim(-1, 1)
     for level, (logits, weight) in enumerate(zip(outputs, config.deep_supervision, strict=False)):
-        if sides is not None:
-            side = coarser(side, 3, logits.shape[2:]) if level else side
-            total = total + weight * config.side * side_cross_entropy(logits[:, -1:], side, pool)
-            logits = logits[:, :-1]
         if level:
             level_target = coarser(level_target, logits.shape[1], logits.shape[2:])
         smoothing = config.smoothing / 8**level

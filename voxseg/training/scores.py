@@ -133,8 +133,8 @@ def mean_dice(dice: Sequence[float]) -> float:
 
 
 def output_members(scheme: LabelScheme) -> NDArray[np.bool_]:
-    """Whether a class, in rows from 0 (background), belongs to each output, `[classes + 1, outputs]`."""
-    return scheme.membership() if scheme.regions else np.eye(len(scheme.predicted()) + 1, dtype=bool)[:, 1:]
+    """Whether a class, in rows 0 (background) to len(classes), belongs to each output, `[classes + 1, outputs]`."""
+    return scheme.membership() if scheme.regions else np.eye(len(scheme.classes) + 1, dtype=bool)[:, 1:]
 
 
 def output_colours(scheme: LabelScheme) -> list[str]:
@@ -154,8 +154,8 @@ def class_counts(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], scheme
     Returns:
         `[outputs, 3]` int64.
     """
+    table = joint_counts(truth, prediction, len(scheme.classes) + 1)
     members = output_members(scheme).astype(np.int64)
-    table = joint_counts(truth, prediction, len(members))
     both = np.einsum("io,ij,jo->o", members, table, members)
     return np.stack([both, members.T @ table.sum(1), members.T @ table.sum(0)], axis=1)
 

@@ -54,7 +54,6 @@ class Step:
         if config.compile:
             self.network.compile()
         self.membership = torch.from_numpy(config.labels.membership()) if config.labels.regions else None
-        self.sides = config.labels.sides
         # Whole cases come in different numbers to the processes, which then cannot add up sums part by part.
         self.pooled = processes if config.windows.size != "whole" else SINGLE
         self.batches = iter(source.batches(state.step, config.steps))
@@ -117,9 +116,7 @@ class Step:
             unfinished = processes.world > 1 and number < len(parts)
             with self.network.no_sync() if unfinished else nullcontext():  # type: ignore[operator]
                 outputs = forward(self.network, part.image, config.precision, deep_supervision=True)
-                loss = deep_supervision_loss(
-                    outputs, part.target, config.loss, self.membership, self.pooled.sum, self.sides
-                )
+                loss = deep_supervision_loss(outputs, part.target, config.loss, self.membership, self.pooled.sum)
                 loss = loss * (len(part.names) / samples)
                 state.scaler.scale(loss).backward()
             losses.append(float(loss.detach()))

@@ -113,13 +113,8 @@ class WindowValidation:
         """Whether each voxel belongs to each output, `[outputs, X, Y, Z]` bool on the CPU."""
         if self.config.labels.regions:
             return (logits[0] > 0).cpu()  # where the sigmoid is above 0.5
-        sides = self.config.labels.sides
-        if sides is None:
-            classes = logits[0].argmax(0).cpu()
-        else:
-            structures, right = logits[0, :-1].argmax(0).cpu(), (logits[0, -1] > 0).cpu()
-            classes = torch.where(right, torch.from_numpy(sides.right)[structures], structures)
-        return torch.stack([classes == k for k in range(1, len(self.config.labels.predicted()) + 1)])
+        classes = logits[0].argmax(0).cpu()
+        return torch.stack([classes == k for k in range(1, logits.shape[1])])
 
 
 class CaseValidation:
