@@ -1,87 +1,129 @@
-"""The mid-plane, and left and right in the scan's grid."""
+"""The surface between the halves of a brain, and left and right in the scan's grid."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import affine_transform, map_coordinates
 
-from grids import ORIENTATIONS, make_affine
+from grids import make_affine
 from voxseg.data.geometry import Geometry
-from voxseg.data.labels import LabelTable
+from voxseg.data.label_scheme import LabelScheme
+from voxseg.data.sides import SideClasses
 from voxseg.data.volume import Volume
 from voxseg.inference.model import Model, ModelConfig
 from voxseg.inference.predictor import Predictor
 from voxseg.inference.restore import Restorer, sweep_axis
-from voxseg.inference.sides import fit_mid_plane, side_field
+from voxseg.inference.sides import _brain_frame, find_mid_surface, header_mid_surface
 from voxseg.networks import NetworkConfig
+from voxseg.testing import grid_rotations, rotation_matrix
 
-SHAPE = (40, 44, 36)
+SHAPE = (86, 94, 82)
 SPACING = 2.0
-TABLE = LabelTable.freesurfer().select([16, 2, 41])
+SCHEME = LabelScheme.brain()
+TABLE = SCHEME.with_sides()
+PAIRED = SideClasses.of(TABLE).paired
+STRUCTURES = {  # id: mm to the side of the middle, radius in mm; where in the plane is the frame's own
+    16: (0, 11), 14: (0, 4), 15: (0, 6), 8: (24, 21), 7: (16, 8), 4: (11, 8), 10: (11, 9),
+    11: (14, 7), 12: (26, 8), 13: (20, 5), 17: (26, 7), 18: (23, 6), 26: (9, 5), 28: (10, 6),
+}  # fmt: skip
 
 
-def tilted(normal=(0.9, 0.3, -0.2), through=(19.0, 22.0, 17.5)):
-    """Signed distance of every voxel to a plane, in mm, and a ball about the middle."""
-    index = np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij"), -1)
-    unit = np.array(normal) / np.linalg.norm(normal)
-    distance = ((index - np.array(through)) * SPACING) @ unit
-    ball = np.linalg.norm((index - (np.array(SHAPE) - 1) / 2) * SPACING, axis=-1) < 30
-    return unit, distance, ball
+def toy_brain(bend=0.0):
+    """Structures [X, Y, Z] and which side each voxel is on, about a fissure of 4 mm that bends by so many mm."""
+    x, y, z = (SPACING * (np.arange(n) - (n - 1) / 2) for n in SHAPE)
+    x, y, z = x[:, None, None] - bend * (y[:, None] / 60) ** 2, y[:, None], z[None, None]
+    classes = np.zeros(SHAPE, np.uint8)
+    hemispheres = (np.abs(x) > 2) & ((x / 66) ** 2 + (y / 82) ** 2 + ((z - 16) / 58) ** 2 < 1)
+    classes[hemispheres] = 1 + SCHEME.classes.index(3)
+    inner = (np.abs(x) > 5) & ((x / 56) ** 2 + (y / 72) ** 2 + ((z - 16) / 48) ** 2 < 1)
+    classes[inner] = 1 + SCHEME.classes.index(2)
+    for label_id, (beside, radius) in STRUCTURES.items():
+        front, top = _brain_frame()[label_id]
+        ball = (np.abs(x) - beside) ** 2 + (y - front) ** 2 + (z - top) ** 2 < radius**2
+        if beside:
+            ball &= np.abs(x) > 2
+        classes[ball] = 1 + SCHEME.classes.index(label_id)
+    return classes, np.broadcast_to(x, SHAPE) > 0
 
 
-def said(distance, noise, seed=0):
-    """What a network might say: the side, with logits that are wrong here and there."""
-    logit = distance / 3 + noise * np.random.default_rng(seed).standard_normal(distance.shape)
-    return (1 / (1 + np.exp(-logit))).astype(np.float32)
+def agreement(surface, classes, right):
+    """Share of the voxels of paired structures on the right side of the surface."""
+    paired = PAIRED[classes]
+    return ((surface.distance(classes.shape, SPACING) > 0) == right)[paired].mean()
 
 
-@pytest.mark.parametrize("noise", [0.0, 2.0])
-def test_the_plane_is_found(noise):
-    unit, distance, ball = tilted()
-    plane = fit_mid_plane(said(distance, noise), ball.astype(np.float32), SPACING)
-    assert plane.normal @ unit > np.cos(np.radians(2.0))
-    error = np.abs(plane.distance(SHAPE, SPACING) - distance)[ball]
-    assert error.max() < 1.5  # mm
-    assert plane.agreement > (0.99 if noise == 0 else 0.85)
+def found(classes):
+    return find_mid_surface(classes, PAIRED[classes].astype(np.float32), SCHEME.classes, SPACING)
 
 
-def test_far_from_the_plane_single_mistakes_do_not_count():
-    _, distance, ball = tilted()
-    right = said(distance, 0.0)
-    wrong = ball & (np.random.default_rng(1).random(SHAPE) < 0.1)
-    right[wrong] = 1 - right[wrong]
-    field, plane = side_field(right, ball.astype(np.float32), SPACING)
-    far = ball & (np.abs(distance) > 10)
-    assert np.array_equal(field[far] > 0, distance[far] > 0)
-    near = ball & (np.abs(distance) < 5)
-    assert np.array_equal(field[near] > 0, right[near] > 0.5)  # the fissure bends: the network knows better
-    assert 0.85 < plane.agreement < 0.95
+@pytest.mark.parametrize("rotation", grid_rotations())
+def test_sides_are_told_in_all_24_poses(rotation):
+    classes, right = toy_brain()
+    axes, signs = rotation.abs().argmax(1), rotation.sum(1)
+
+    def turned(volume):
+        volume = volume.transpose([int(a) for a in axes])
+        return volume[tuple(slice(None, None, int(s)) for s in signs)]
+
+    assert agreement(found(turned(classes)), turned(classes), turned(right)) > 0.999
 
 
-def test_one_half_of_a_brain_stays_on_its_side():
-    _, distance, ball = tilted()
-    half = ball & (distance > 4)
-    field, _ = side_field(said(distance, 0.5), half.astype(np.float32), SPACING)
-    assert (field[half] > 0).mean() > 0.99
+def test_a_mirror_image_has_its_sides_swapped():
+    classes, right = toy_brain()
+    assert agreement(found(classes[::-1]), classes[::-1], ~right[::-1]) > 0.999
 
 
-def test_nothing_with_sides_has_no_plane():
-    right, paired = np.full(SHAPE, 0.5, np.float32), np.zeros(SHAPE, np.float32)
-    assert fit_mid_plane(right, paired, SPACING) is None
-    field, plane = side_field(right, paired, SPACING)
-    assert plane is None
-    assert not field.any()
-    ball = tilted()[2].astype(np.float32)
-    assert fit_mid_plane(right, ball, SPACING) is None  # a network that cannot tell
+@pytest.mark.parametrize(("axis", "degrees"), [((1, 2, 3), 60), ((-2, 1, 1), 140), ((0, 1, 0), 35)])
+def test_sides_are_told_at_odd_angles(axis, degrees):
+    classes, right = toy_brain()
+    rotation = rotation_matrix(axis, degrees).numpy()
+    middle = (np.array(SHAPE) - 1) / 2
+    offset = middle - rotation @ middle
+    turned, turned_right = (affine_transform(v, rotation, offset, order=0) for v in (classes, right))
+    assert agreement(found(turned), turned, turned_right) > 0.997
+
+
+def test_the_surface_bends_with_the_fissure():
+    classes, right = toy_brain(bend=5.0)
+    surface = found(classes)
+    flat = replace(surface, bend=surface.bend * [1, 1, 1, 0, 0, 0])
+    assert agreement(surface, classes, right) > 0.998
+    assert agreement(flat, classes, right) < 0.995
+
+
+def test_missing_structures_do_not_matter_until_few_are_left():
+    classes, right = toy_brain()
+    for lost in (8, 7, 15, 16):  # a field of view that ends above the cerebellum
+        classes[classes == 1 + SCHEME.classes.index(lost)] = 0
+    assert agreement(found(classes), classes, right) > 0.999
+    classes[classes > 3] = 0
+    assert found(classes) is None
+    assert found(np.zeros(SHAPE, np.uint8)) is None
+
+
+def test_where_nothing_tells_the_header_does():
+    classes, right = toy_brain()
+    grid = Geometry(SHAPE, np.diag([SPACING, SPACING, SPACING, 1.0]))
+    surface = header_mid_surface(grid, PAIRED[classes].astype(np.float32))
+    assert agreement(surface, classes, right) > 0.999
+    flipped = Geometry(SHAPE, np.diag([-SPACING, -SPACING, SPACING, 1.0]))
+    assert agreement(header_mid_surface(flipped, PAIRED[classes].astype(np.float32)), classes, ~right) > 0.999
 
 
 @pytest.mark.parametrize("turn", ["straight", "sheared"])
 @pytest.mark.parametrize("layout", [(2, 1, 0), (0, 1, 2)])
-def test_sides_in_the_scan_are_those_of_the_interpolated_field(turn, layout):
-    _, distance, ball = tilted()
+def test_sides_in_the_scan_are_those_of_the_interpolated_distance(turn, layout):
+    shape = (40, 44, 36)
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1)
+    unit = np.array([0.9, 0.3, -0.2]) / np.linalg.norm([0.9, 0.3, -0.2])
+    distance = (((index - np.array([19.0, 22.0, 17.5])) * SPACING) @ unit).astype(np.float32)
+    ball = np.linalg.norm((index - (np.array(shape) - 1) / 2) * SPACING, axis=-1) < 30
     affine = np.diag([SPACING, SPACING, SPACING, 1.0])
-    grid = Geometry(SHAPE, affine)
+    grid = Geometry(shape, affine)
     fine = np.diag([-0.9, 1.1, 1.3, 1.0])
     fine[:3, 3] = [75.0, 3.0, 2.0]
     if turn == "sheared":
@@ -92,15 +134,11 @@ def test_sides_in_the_scan_are_those_of_the_interpolated_field(turn, layout):
     probabilities = torch.from_numpy(np.stack([~ball, ball, np.zeros_like(ball)]).astype(np.float32))
     restorer.feed(probabilities.movedim(axis + 1, 1))
     structures = restorer.result.copy()
-    field = distance.astype(np.float32)
-    swept = (np.moveaxis(a, axis, 0) for a in (field, ball))
-    restorer.tell_sides(*swept, np.array([0, 3, 2], np.uint8))
-
-    from scipy.ndimage import map_coordinates
+    restorer.tell_sides(np.moveaxis(distance, axis, 0), np.moveaxis(ball, axis, 0), np.array([0, 3, 2], np.uint8))
 
     index = np.stack(np.meshgrid(*(np.arange(n) for n in scan.shape), indexing="ij"))
     places = np.linalg.inv(affine)[:3, :3] @ (fine[:3, :3] @ index.reshape(3, -1) + fine[:3, 3:])
-    expected = map_coordinates(field, places, order=1, mode="nearest").reshape(scan.shape)
+    expected = map_coordinates(distance, places, order=1, mode="nearest").reshape(scan.shape)
     inside = structures == 1
     clear = inside & (np.abs(expected) > 1e-3)
     assert inside.sum() > 10_000
@@ -108,37 +146,57 @@ def test_sides_in_the_scan_are_those_of_the_interpolated_field(turn, layout):
     assert np.array_equal(restorer.result[~inside], structures[~inside])
 
 
-class TwoHalves(torch.nn.Module):
-    """Dark voxels are background, grey ones a paired structure, bright ones the stem; brighter grey is on the right."""
+class Levels(torch.nn.Module):
+    """Each structure has an intensity of its own."""
 
     def forward(self, x):
-        stem, paired = -40 * (x - 1.0) ** 2, -40 * (x - 0.5) ** 2
-        background = -40 * x**2
-        return torch.cat([background, stem, paired, 200 * (x - 0.5)], 1)
+        levels = torch.linspace(0, 1, len(SCHEME.classes) + 1).view(1, -1, 1, 1, 1)
+        return -4000 * (x - levels) ** 2
 
 
-def halves_model():
-    network = NetworkConfig(out_channels=4, levels=["1x0e"], encoder_convolutions=[1], decoder_convolutions=[])
+def levels_model(sides=True):
+    network = NetworkConfig(
+        out_channels=len(SCHEME.classes) + 1, levels=["1x0e"], encoder_convolutions=[1], decoder_convolutions=[]
+    )
     config = ModelConfig(
-        format=1, name="halves", network=network, preparation={"spacing": 2.0}, output={"side": True},
-        postprocessing={"largest_component": False},
-    )  # fmt: skip
-    return Model(config, TABLE, TwoHalves())
+        format=1,
+        name="levels",
+        network=network,
+        preparation={"spacing": SPACING, "images": {"image": {"scale": "window", "low": 0.0, "high": 1.0}}},
+        postprocessing={"sides": sides},
+    )
+    return Model(config, TABLE if sides else SCHEME.predicted(), Levels())
 
 
-@pytest.mark.parametrize("orientation", ORIENTATIONS[::5])
-@pytest.mark.parametrize("window", [None, 24])
-def test_every_orientation_in_one_piece_and_in_windows(orientation, window):
-    geometry = Geometry((52, 56, 60), make_affine(orientation, "oblique"))
-    index = np.stack(np.meshgrid(*(np.arange(n) for n in geometry.shape), indexing="ij"), -1)
-    world = geometry.to_world(index) - geometry.to_world(np.array(geometry.shape) / 2)
-    ball, side = np.linalg.norm(world, axis=-1) < 22, world @ np.array([0.8, 0.6, 0.0])
-    stem = ball & (np.abs(side) < 4)
-    data = np.where(ball, 50 + 4 * np.sign(side), 0).astype(np.float32)
-    data[stem] = 100
-    volume = Volume(Path("scan.nii"), data, geometry, None, data.shape)
-    found = Predictor(halves_model(), "cpu", window=window).segment(volume)
-    assert found.side_agreement > 0.8  # at the rim grey is mixed with black, and darker than it should be
-    clear = ball & (np.linalg.norm(world, axis=-1) < 18) & (np.abs(np.abs(side) - 4) > 3)
-    expected = np.where(np.abs(side) < 4, 16, np.where(side > 0, 41, 2))
-    assert np.array_equal(found.labels[clear], expected[clear])
+@pytest.mark.parametrize("orientation", ["RAS", "LPS", "LAS", "SPR", "AIL"])
+@pytest.mark.parametrize("window", [None, 48])
+def test_a_scan_in_any_orientation_in_one_piece_and_in_windows(orientation, window):
+    classes, right = toy_brain()
+    image = nib.Nifti1Image(classes.astype(np.float32) / 16, np.diag([SPACING, SPACING, SPACING, 1.0]))
+    wanted = nib.orientations.axcodes2ornt(orientation)
+    order = nib.orientations.ornt_transform(nib.io_orientation(image.affine), wanted)
+    image = image.as_reoriented(order)
+    expected = nib.orientations.apply_orientation(np.where(right, SideClasses.of(TABLE).right[classes], classes), order)
+    geometry = Geometry(image.shape, image.affine)
+    volume = Volume(Path("scan.nii"), image.get_fdata(dtype=np.float32), geometry, None, image.shape)
+    result = Predictor(levels_model(), "cpu", window=window).segment(volume)
+    assert result.sides == "anatomy"
+    inside = result.classes > 0
+    assert (result.classes == expected)[inside].mean() > 0.9  # voxels at borders are mixed
+    large = {k for k in np.unique(expected) if (expected == k).sum() > 500}
+    assert set(np.unique(result.classes)) >= large
+    sides = SideClasses.of(TABLE).side
+    both = (sides[result.classes] > 0) & (sides[expected.astype(np.uint8)] > 0)
+    assert (sides[result.classes] == sides[expected.astype(np.uint8)])[both].mean() > 0.999
+
+
+def test_a_wrong_header_changes_nothing():
+    classes, _ = toy_brain()
+    data = classes.astype(np.float32) / 16
+    predictor = Predictor(levels_model(), "cpu")
+    results = []
+    for orientation in ("RAS", "ASR", "LPS"):  # the same handedness
+        geometry = Geometry(SHAPE, make_affine(orientation) @ np.diag([SPACING, SPACING, SPACING, 1.0]))
+        results.append(predictor.segment(Volume(Path("scan.nii"), data, geometry, None, SHAPE)).classes)
+    for other in results[1:]:
+        assert (other == results[0]).mean() > 0.9995

@@ -183,6 +183,19 @@ class LabelScheme(BaseModel):
                 )
         return LabelTable(Label(label.id, _without_side(label.name), label.colour) for label in chosen)
 
+    def with_sides(self) -> LabelTable:
+        """The label table of the classes, and after them the other sides of the paired ones in the same order.
+
+        Raises:
+            UserError: as `predicted` does, or if no class has another side.
+        """
+        chosen = self.base.select(self.predicted().ids)
+        partners = [label.partner for label in chosen if label.partner is not None and label.side == "left"]
+        if not self.merge_sides or not partners:
+            problem = "tells sides apart, but labels has no class with both sides as one"
+            raise UserError("postprocessing.sides", problem, "set it to false, or labels.merge_sides to true")
+        return self.base.select([*chosen.ids, *partners])
+
     def lookup(self, max_id: int) -> NDArray[np.uint8]:
         """Class index for every id from 0 to `max_id` of a data set; 0 for what is not predicted."""
         index = {label_id: k for k, label_id in enumerate(self.classes, start=1)}

@@ -1,4 +1,4 @@
-"""Structures whose side is an output of its own: how classes with sides follow from structures and a side."""
+"""Structures that are learned with both sides as one: how classes with sides follow from a structure and a side."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NEITHER, LEFT, RIGHT = 0, 1, 2
 
 @dataclass(frozen=True, eq=False)
 class SideClasses:
-    """Between the dense classes of a label table with sides and what a network with a side output predicts.
+    """Between the dense classes of a label table with sides and the channels of a network that knows structures only.
 
     The table lists the structures first, paired ones by their left label, then the right labels. The network's channel
-    0 is the background, channel k the k-th structure, and its last channel the logit of the right side.
+    0 is the background, channel k the k-th structure.
 
     Attributes:
         structure: structure channel of each class, uint8 [classes + 1].

@@ -28,11 +28,14 @@ class PostprocessingConfig(BaseModel):
     Attributes:
         largest_component: whether only the largest connected piece of all structures together is kept, which is right
             for one brain and wrong for scattered lesions.
+        sides: whether structures that the network knows with both sides as one are told apart afterwards, by where the
+            structures of the brain lie (`voxseg.inference.sides`). The table then lists the right ones last.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     largest_component: bool = True
+    sides: bool = False
 
 
 class PaintedRegion(BaseModel):
@@ -55,14 +58,11 @@ class OutputConfig(BaseModel):
     Attributes:
         regions: one for each channel, which is a logit of its own; painted in this order. Without any, the channels
             are the background and the labels of the table, and exclude each other.
-        side: whether the last channel is the logit of the right side, and the others are the background and the
-            structures of the table, paired ones once (`voxseg.data.sides`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     regions: tuple[PaintedRegion, ...] = ()
-    side: bool = False
 
 
 class ModelConfig(BaseModel):
@@ -96,8 +96,13 @@ class Model:
 
     @property
     def sides(self) -> SideClasses | None:
-        """How structures and side make the classes of the table; None if the side is no output."""
-        return SideClasses.of(self.table) if self.config.output.side else None
+        """How structures and side make the classes of the table; None if sides are not told apart afterwards."""
+        return SideClasses.of(self.table) if self.config.postprocessing.sides else None
+
+    @property
+    def structures(self) -> LabelTable:
+        """What the channels of the network stand for, without the background: the table, or its structures."""
+        return self.table if self.sides is None else LabelTable(list(self.table)[: self.sides.channels - 1])
 
 
 def load_model(model: str | Path, allow_import: bool = False) -> Model:
@@ -137,13 +142,14 @@ def _check_agreement(folder: Path, config: ModelConfig, table: LabelTable) -> No
     """Refuse a config whose parts, or whose label table, do not belong together."""
     channels, regions, images = config.network.out_channels, config.output.regions, config.preparation.images
     remedy = "give the table that the model was trained with"
-    if config.output.side:
+    if config.postprocessing.sides:
         try:
-            fitting = not regions and channels == SideClasses.of(table).channels + 1
+            fitting = not regions and channels == SideClasses.of(table).channels
         except ValueError:
             fitting = False
         if not fitting:
-            raise UserError(folder / "labels.csv", f"has no pairs that fit {channels} outputs with a side", remedy)
+            problem = f"does not list {channels - 1} structures and then the right side of those that have two"
+            raise UserError(folder / "labels.csv", problem, remedy)
     elif not regions and channels != len(table) + 1:
         problem = f"has {len(table)} labels for a network of {channels} classes (background included)"
         raise UserError(folder / "labels.csv", problem, remedy)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,13 +27,15 @@ from voxseg.inference.model import Model
 from voxseg.inference.pieces import found, keep_largest, largest_and_others
 from voxseg.inference.plan import Plan, Run, choose_run
 from voxseg.inference.restore import ProbabilitySink, Restorer, sweep_axis
-from voxseg.inference.sides import side_field
+from voxseg.inference.sides import find_mid_surface, header_mid_surface
 from voxseg.inference.windows import in_planes
 
 __all__ = ["Predictor", "Segmentation", "choose_device"]
 
 Progress = Callable[[str, float], None]
 FALLBACK_WINDOW = 96
+SIDES = 24
+"""Bytes a voxel of the working grid for telling sides apart: structures, probabilities, a blurred copy, distances."""
 AFTERWARDS = 8
 """Bytes a voxel of the scan that are taken after it was segmented: classes, ids, what is compared and drawn."""
 
@@ -48,8 +50,8 @@ class Segmentation:
         windows: in how many windows the network ran.
         seconds: time spent, by stage.
         plan: what was planned, with the run of the network as it was; None if it was not made by `Predictor`.
-        side_agreement: share of the voxels of paired structures on whose side the network and its mid-plane agree; None
-            if the side is no output of the model, or there is no such structure.
+        sides: what left and right of paired structures are told by: "anatomy", or "header" where too little of a brain
+            was found; None for a model that does not tell them apart afterwards.
     """
 
     classes: NDArray[np.uint8]
@@ -57,7 +59,7 @@ class Segmentation:
     windows: int = 1
     seconds: dict[str, float] = field(default_factory=dict)
     plan: Plan | None = None
-    side_agreement: float | None = None
+    sides: Literal["anatomy", "header"] | None = None
 
     @property
     def labels(self) -> NDArray[Any]:
@@ -162,7 +164,7 @@ class Predictor:
                 run = self._choose(prepared.grid, job.scan, 0, stored, FALLBACK_WINDOW)
         if classes is None:
             classes = self._in_windows(job, run)
-        return Segmentation(classes, self.model.table, run.count, seconds, replace(plan, run=run), job.side_agreement)
+        return Segmentation(classes, self.model.table, run.count, seconds, replace(plan, run=run), job.sides)
 
     def _painted(self) -> list[int] | None:
         """The class index of each region; None if the outputs are exclusive classes."""
@@ -180,6 +182,8 @@ class Predictor:
         """How the network runs over a grid with so many bytes left; `stored` as the scan's axis to go along."""
         config = self.model.config
         measured: int | None = getattr(self.network, "bytes_per_voxel", None)
+        if self.sides is not None:
+            left -= SIDES * math.prod(grid.shape)
         return choose_run(
             grid.shape,
             config.network.out_channels,
@@ -196,9 +200,6 @@ class Predictor:
         config = self.model.config
         with _stage("network", job.seconds, job.progress):
             probabilities, _ = self._probabilities(job.prepared.image, lambda done: job.progress("network", done))
-            if self.sides is not None:
-                probabilities, right = probabilities[:-1], probabilities[-1]
-                paired = probabilities[torch.from_numpy(self.sides.paired)].sum(0)
             if config.postprocessing.largest_component:
                 keep_largest(probabilities, bool(config.output.regions))
         with _stage("restoring", job.seconds, job.progress):
@@ -206,19 +207,29 @@ class Predictor:
             restorer = job.restorer(axis, self._painted(), _report(job.progress, "restoring"))
             restorer.feed(probabilities.movedim(axis + 1, 1))
             if self.sides is not None:
-                swept = right.movedim(axis, 0).cpu().numpy(), paired.movedim(axis, 0).cpu().numpy()
-                self._tell_sides(job, restorer, *swept)
+                self._tell_sides(job, restorer, *self._structures(probabilities), axis)
         return restorer.result
 
-    def _tell_sides(
-        self, job: _Job, restorer: Restorer, right: NDArray[np.float32], paired: NDArray[np.float32]
-    ) -> None:
-        """Give structures on the right their classes, from `[N, U, V]` in the working grid, the swept axis first."""
+    def _structures(self, probabilities: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """The structure of each voxel, and the probability of any that has sides, of `[K, ...]`."""
         assert self.sides is not None
-        field, plane = side_field(right, paired, self.model.config.preparation.spacing)
-        job.side_agreement = None if plane is None else plane.agreement
-        # A voxel gets a class of probability 1 / K at least, to which the largest of its corners adds as much.
-        restorer.tell_sides(field, paired >= 1 / self.sides.channels, self.sides.right)
+        paired = probabilities[torch.from_numpy(self.sides.paired).to(probabilities.device)].sum(0)
+        return probabilities.argmax(0).to(torch.uint8).cpu().numpy(), paired.cpu().numpy()
+
+    def _tell_sides(
+        self, job: _Job, restorer: Restorer, structures: NDArray[np.uint8], paired: NDArray[np.float32], axis: int
+    ) -> None:
+        """Give structures on the right their classes, from what `_structures` tells of the whole working grid."""
+        assert self.sides is not None
+        spacing = self.model.config.preparation.spacing
+        surface = find_mid_surface(structures, paired, self.model.structures.ids, spacing)
+        job.sides = "header" if surface is None else "anatomy"
+        if surface is None:
+            surface = header_mid_surface(job.prepared.grid, paired)
+        distance = surface.distance(structures.shape, spacing)
+        # A voxel of the scan has a class of probability 1 / K at least, and so has one of the corners it draws on.
+        possible = paired >= 0.99 / self.sides.channels
+        restorer.tell_sides(np.moveaxis(distance, axis, 0), np.moveaxis(possible, axis, 0), self.sides.right)
 
     def _in_windows(self, job: _Job, run: Run) -> NDArray[np.uint8]:
         """The segmentation of a case, restored in pieces while the network runs in windows."""
@@ -227,7 +238,7 @@ class Predictor:
         assert run.window is not None
         restorer = job.restorer(run.axis, self._painted())
         inside: list[NDArray[np.bool_]] = []
-        side: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+        parts: list[tuple[NDArray[np.uint8], NDArray[np.float32]]] = []
         restoring = 0.0
         with _stage("network", job.seconds, job.progress):
             for planes in in_planes(
@@ -240,9 +251,7 @@ class Predictor:
             ):
                 start = time.perf_counter()
                 if self.sides is not None:
-                    planes, right = planes[:-1], planes[-1]
-                    paired = planes[torch.from_numpy(self.sides.paired)].sum(0)
-                    side.append((right.numpy().copy(), paired.numpy()))
+                    parts.append(self._structures(planes))
                 if one:
                     inside.append(found(planes, regions).numpy())
                 restorer.feed(planes)
@@ -253,7 +262,11 @@ class Predictor:
             if parted is not None:
                 restorer.clear(small=parted[1], largest=parted[0])
             if self.sides is not None:
-                self._tell_sides(job, restorer, *(np.concatenate(parts) for parts in zip(*side, strict=True)))
+                structures, paired = (np.concatenate(part) for part in zip(*parts, strict=True))
+                if parted is not None:
+                    structures[parted[1]] = 0
+                swept = (np.moveaxis(part, 0, run.axis) for part in (structures, paired))
+                self._tell_sides(job, restorer, *swept, run.axis)
         job.seconds["restoring"] += restoring
         return restorer.result
 
@@ -265,11 +278,7 @@ class Predictor:
 
     def _run(self, batch: Tensor) -> Tensor:
         logits: Tensor = self.network(batch.to(self.device)).float()
-        if self.model.config.output.regions:
-            return logits.sigmoid()
-        if self.sides is not None:
-            return torch.cat([logits[:, :-1].softmax(1), logits[:, -1:].sigmoid()], 1)
-        return logits.softmax(1)
+        return logits.sigmoid() if self.model.config.output.regions else logits.softmax(1)
 
 
 @dataclass(eq=False)
@@ -282,7 +291,7 @@ class _Job:
     sink: ProbabilitySink | None
     seconds: dict[str, float]
     progress: Progress
-    side_agreement: float | None = None
+    sides: Literal["anatomy", "header"] | None = None
 
     def restorer(
         self, axis: int, painted: list[int] | None, progress: Callable[[float], None] = lambda done: None

@@ -175,8 +175,8 @@ class Restorer:
         """Give the voxels of paired structures on the right their classes, after all planes were fed.
 
         Args:
-            right: `[N, U, V]` in the working grid, the swept axis first; above 0 on the right.
-            paired: where in it any structure with sides may be.
+            right: `[N, U, V]` float32 in the working grid, the swept axis first; above 0 on the right.
+            paired: where in it any structure with sides may be, `[N, U, V]`.
             classes: the class on the right of each class fed, its own for one without sides, `[K]`.
         """
         low, high = self._way.low, self._way.high

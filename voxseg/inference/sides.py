@@ -1,103 +1,179 @@
-"""Left or right of each voxel of paired structures: what the network says, made consistent by one mid-plane.
+"""Left or right of every voxel of paired structures, told by where the structures lie and never by the header.
 
-The network says for each voxel how likely it is on the right. Near the mid-plane that is sharp, far from it single
-voxels can be wrong. The plane is a logistic regression of what the network says on the position, so it holds in every
-pose and under every header: nothing but the network tells left from right.
+The network finds structures without their side. Where they lie tells how the head lies: the cerebellum is at the back,
+the brain stem at the bottom, and right is where front x top points. That is a rigid fit of the centres of what was
+found to those of a mean brain, in which all centres lie in the plane between the halves, so that no mirror image fits
+better. The surface between the halves is then moved to where the least of it runs through paired structures: the
+fissure between the hemispheres, the third and fourth ventricle. It is a plane with a slight bend, as brains have.
+
+Everything turns with the scan, so that every pose and every header gives the same sides. A header of the wrong
+handedness shows a mirror image, in which right is taken for left by every method there is.
+
+Source of the rigid fit: Kabsch (1976), A solution for the best rotation to relate two sets of vectors, Acta
+Crystallographica A32:922.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import csv
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import resources
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.optimize import minimize
 
-__all__ = ["MidPlane", "fit_mid_plane", "side_field"]
+from voxseg.data.geometry import Geometry
 
-NEAR_MM = 8.0
-"""How far from the plane the network decides alone: the fissure bends by several mm."""
-LARGEST_LOGIT = 4.0
-_SAMPLES = 60_000
-_SCALE_MM = 30.0
-_RIDGE = 1e-3
-_STEPS = 30
+__all__ = ["MidSurface", "find_mid_surface", "header_mid_surface", "structure_centres"]
 
-Volume = NDArray[np.float32]
+LEAST_VOXELS = 20
+"""Of a structure whose centre counts."""
+LEAST_STRUCTURES = 4
+FLATTEST_MM = 5.0
+"""Centres that lie on a line to within this tell no direction."""
+SAMPLING_MM = 3.0
+FRONT_MM, TOP_MM = (-96.0, 96.0), (-84.0, 84.0)
+SCALE_MM = 60.0
+LARGEST_TILT, LARGEST_SHIFT_MM, LARGEST_BEND_MM = 0.25, 8.0, 6.0
+ROUNDS = ((4.0, 3), (2.0, 6), (1.0, 6))
+"""Blur in mm and number of coefficients of each round of the search, from coarse to fine."""
+
+Vector = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class MidPlane:
-    """The plane between the sides.
+@dataclass(frozen=True, eq=False)
+class MidSurface:
+    """The surface between the halves of a brain. Lengths are mm, from the first voxel of the grid and along its axes.
 
     Attributes:
-        normal: unit vector towards the right along the axes of the grid, [3].
-        offset: mm; a point p (mm from the first voxel) lies `normal @ p + offset` to the right.
-        agreement: share of the paired structures' voxels for which the network says what the plane says.
+        axes: unit vectors to the right, the front and the top of the head, [3, 3].
+        centre: a point of the brain near the surface, [3].
+        bend: how far to the right of the centre the surface lies, as a polynomial of front and top in units of 60 mm:
+            coefficients of 1, front, top, front^2, front top, top^2.
     """
 
-    normal: NDArray[np.float64]
-    offset: float
-    agreement: float
+    axes: Vector
+    centre: Vector
+    bend: Vector
 
-    def distance(self, shape: tuple[int, ...], spacing: float) -> Volume:
-        """Signed distance to the right in mm of every voxel, [X, Y, Z]."""
-        x, y, z = (n * spacing * np.arange(size) for n, size in zip(self.normal, shape, strict=True))
-        return (x[:, None, None] + y[:, None] + z + self.offset).astype(np.float32)
+    def offset(self, front: Vector, top: Vector) -> Vector:
+        """How far to the right the surface lies at points so far to the front and the top of the centre."""
+        f, t = front / SCALE_MM, top / SCALE_MM
+        a, b, c, d, e, g = self.bend
+        result: Vector = a + f * (b + d * f + e * t) + t * (c + g * t)
+        return result
+
+    def points(self, front: Vector, top: Vector) -> Vector:
+        """Points of the surface, [3, N]."""
+        towards = np.stack([self.offset(front, top), front, top])
+        result: Vector = self.centre[:, None] + self.axes.T @ towards
+        return result
+
+    def distance(self, shape: tuple[int, ...], spacing: float) -> NDArray[np.float32]:
+        """How far to the right of the surface each voxel of a grid lies, [X, Y, Z]."""
+        right, front, top = (
+            sum(
+                (component * (spacing * np.arange(n) - middle)).reshape([-1 if a == k else 1 for a in range(3)])
+                for k, (component, middle, n) in enumerate(zip(axis, self.centre, shape, strict=True))
+            )
+            for axis in self.axes
+        )
+        result: NDArray[np.float32] = (right - self.offset(front, top)).astype(np.float32)
+        return result
 
 
-def fit_mid_plane(right: Volume, paired: Volume, spacing: float) -> MidPlane | None:
-    """The plane that tells the sides apart best.
+def structure_centres(
+    classes: NDArray[np.uint8], ids: list[int], spacing: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Centres of the structures that were found, and where they lie in a mean brain.
 
     Args:
-        right: probability of the right side, [X, Y, Z].
-        paired: probability of any structure that has sides, [X, Y, Z].
+        classes: structure of each voxel, [X, Y, Z]; 0 background, k the k-th of `ids`.
+        ids: FreeSurfer ids of the structures, paired ones by their left label.
         spacing: mm between voxels.
 
     Returns:
-        None where there is no such structure, or the network tells no side.
+        mm from the first voxel, [N, 3]; mm to the right, front and top of a mean brain's centre, [N, 3].
     """
-    where = np.argwhere(paired > 0.5)
-    if len(where) < 10:
-        return None
-    where = where[:: max(1, len(where) // _SAMPLES)]
-    target = right[tuple(where.T)].astype(np.float64)
-    position = where * spacing
-    centre = position.mean(0)
-    design = np.column_stack([(position - centre) / _SCALE_MM, np.ones(len(where))])
-    weights = np.zeros(4)
-    for _ in range(_STEPS):
-        told = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
-        slope = design.T @ (told - target) / len(where) + _RIDGE * weights
-        curvature = (design.T * (told * (1 - told))) @ design / len(where) + _RIDGE * np.eye(4)
-        step = np.linalg.solve(curvature, slope)
-        weights -= step * min(1.0, 5.0 / max(np.linalg.norm(step), 1e-12))
-        if np.abs(step).max() < 1e-6:
-            break
-    length = np.linalg.norm(weights[:3]) / _SCALE_MM
-    if length < 1e-6:
-        return None
-    normal = weights[:3] / _SCALE_MM / length
-    offset = float(weights[3] / length - normal @ centre)
-    agreement = float(((position @ normal + offset > 0) == (target > 0.5)).mean())
-    return MidPlane(normal, offset, agreement)
+    frame = _brain_frame()
+    found, known = [], []
+    for k, label_id in enumerate(ids, start=1):
+        if label_id not in frame:
+            continue
+        where = np.argwhere(classes == k)
+        if len(where) >= LEAST_VOXELS:
+            found.append(where.mean(0) * spacing)
+            known.append((0.0, *frame[label_id]))
+    return np.array(found).reshape(-1, 3), np.array(known).reshape(-1, 3)
 
 
-def side_field(right: Volume, paired: Volume, spacing: float) -> tuple[Volume, MidPlane | None]:
-    """A field that is positive on the right; its interpolation decides the side of every voxel of the scan.
-
-    Within `NEAR_MM` of the mid-plane it is the logit of what the network says, beyond it only the plane counts.
+def find_mid_surface(
+    classes: NDArray[np.uint8], paired: NDArray[np.float32], ids: list[int], spacing: float
+) -> MidSurface | None:
+    """The surface between left and right.
 
     Args:
-        right: probability of the right side, [X, Y, Z].
+        classes: structure of each voxel, [X, Y, Z]; 0 background, k the k-th of `ids`.
         paired: probability of any structure that has sides, [X, Y, Z].
+        ids: FreeSurfer ids of the structures, paired ones by their left label.
         spacing: mm between voxels.
+
+    Returns:
+        None where too little of a brain was found to tell how it lies.
     """
-    plane = fit_mid_plane(right, paired, spacing)
-    clipped = np.clip(right, 1e-4, 1 - 1e-4)
-    logit = np.clip(np.log(clipped / (1 - clipped)), -LARGEST_LOGIT, LARGEST_LOGIT).astype(np.float32)
-    if plane is None:
-        return logit, None
-    distance = plane.distance(right.shape, spacing)
-    far = np.abs(distance) > NEAR_MM
-    logit[far] = np.copysign(LARGEST_LOGIT, distance[far])
-    return logit, plane
+    found, known = structure_centres(classes, ids, spacing)
+    if len(found) < LEAST_STRUCTURES:
+        return None
+    middle = found.mean(0)
+    covariance = (found - middle).T @ (known - known.mean(0)) / len(found)
+    left, sizes, right = np.linalg.svd(covariance)
+    if sizes[1] < FLATTEST_MM**2:
+        return None
+    mirror = np.sign(np.linalg.det(left) * np.linalg.det(right))
+    axes = (left @ np.diag([1.0, 1.0, mirror]) @ right).T
+    start = MidSurface(axes, middle - axes.T @ known.mean(0), np.zeros(6))
+    return _moved_to_the_fissure(start, paired, spacing)
+
+
+def header_mid_surface(grid: Geometry, paired: NDArray[np.float32]) -> MidSurface:
+    """The plane across the header's left-right axis through the middle of what was found: where nothing else tells.
+
+    Args:
+        grid: whose affine is that of the header, with equal spacing along all axes.
+        paired: probability of any structure that has sides, [X, Y, Z].
+    """
+    spacing = grid.spacing[0]
+    where = np.argwhere(paired > 0.5)
+    middle = where.mean(0) if len(where) else np.array(paired.shape) / 2
+    return MidSurface((grid.affine[:3, :3] / spacing), middle * spacing, np.zeros(6))
+
+
+def _moved_to_the_fissure(surface: MidSurface, paired: NDArray[np.float32], spacing: float) -> MidSurface:
+    """The surface of which the least runs through paired structures, near the one given."""
+    lattice = np.meshgrid(np.arange(*FRONT_MM, SAMPLING_MM), np.arange(*TOP_MM, SAMPLING_MM), indexing="ij")
+    front, top = (axis.ravel() for axis in lattice)
+    tilt = LARGEST_TILT * SCALE_MM
+    bounds = [(-LARGEST_SHIFT_MM, LARGEST_SHIFT_MM), *[(-tilt, tilt)] * 2, *[(-LARGEST_BEND_MM, LARGEST_BEND_MM)] * 3]
+    bend = surface.bend.copy()
+    for blur, count in ROUNDS:
+        blurred = gaussian_filter(paired, blur / spacing, truncate=3)
+
+        def cut(free: Vector, volume: NDArray[np.float32] = blurred, count: int = count) -> float:
+            tried = replace(surface, bend=np.concatenate([free, bend[count:]]))
+            where = tried.points(front, top) / spacing
+            # A bend has to be worth it: that of 1 mm is as bad as half a sample more of paired structures.
+            return float(map_coordinates(volume, where, order=1, mode="nearest").sum() + 0.5 * (free[3:] ** 2).sum())
+
+        options = {"xtol": 0.05, "ftol": 1e-6, "maxiter": 8}
+        bend[:count] = minimize(cut, bend[:count], method="Powell", bounds=bounds[:count], options=options).x
+    return replace(surface, bend=bend)
+
+
+@lru_cache(maxsize=1)
+def _brain_frame() -> dict[int, tuple[float, float]]:
+    """Where structures lie in a mean brain, by id: mm to the front and to the top (`benchmarks/brain_frame.py`)."""
+    text = (resources.files("voxseg.inference") / "brain_frame.csv").read_text(encoding="utf-8")
+    return {int(r["id"]): (float(r["front_mm"]), float(r["top_mm"])) for r in csv.DictReader(text.splitlines())}

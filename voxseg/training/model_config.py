@@ -25,9 +25,6 @@ def model_config(config: TrainingConfig) -> dict[str, Any]:
         "network": config.network.model_dump(mode="json"),
         "preparation": config.preparation.model_dump(mode="json"),
         "postprocessing": config.postprocessing.model_dump(mode="json"),
-        "output": {
-            "regions": [{"name": region.name, "label": region.label} for region in scheme.regions],
-            "side": scheme.side_output,
-        },
+        "output": {"regions": [{"name": region.name, "label": region.label} for region in scheme.regions]},
         "labels": scheme.model_dump(mode="json"),
     }

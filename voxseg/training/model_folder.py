@@ -34,7 +34,8 @@ def write_model(run: Run, state: TrainingState, scores: Scores | None) -> None:
     # One entry only: safetensors writes several in an order that changes from file to file.
     metadata = {"voxseg": f"{config.name}, step {state.step}, voxseg {versions()['voxseg']}"}
     write_complete(folder / "model.safetensors", lambda path: save_file(weights, path, metadata))
-    run.table.write(folder / "labels.csv")
+    table = config.labels.with_sides() if config.postprocessing.sides else run.table
+    table.write(folder / "labels.csv")
     contents = {**model_config(config), "training": provenance}
     write_text(folder / "config.yaml", yaml.safe_dump(contents, sort_keys=False, allow_unicode=True))
     parameters = sum(weight.numel() for weight in state.averaged.parameters())

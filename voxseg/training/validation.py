@@ -148,6 +148,9 @@ class CaseValidation:
         result = ValidationResult([])
         with _evaluating(network, device) as predict:
             settings = ModelConfig.model_validate(model_config(self.config))
+            # What is learned is scored: structures without their sides, if those are told apart afterwards.
+            postprocessing = settings.postprocessing.model_copy(update={"sides": False})
+            settings = settings.model_copy(update={"postprocessing": postprocessing})
             model = Model(settings, self.config.labels.predicted(), network)
             # The training process has its own memory already; the limit is for what prediction adds.
             predictor = Predictor(model, str(device), max_memory=resident_memory() + DEFAULT_LIMIT)
