@@ -23,6 +23,7 @@ from scipy.ndimage import affine_transform
 
 from voxseg.data.geometry import Geometry
 from voxseg.data.label_scheme import LabelScheme
+from voxseg.data.labels import LabelTable
 from voxseg.data.overlap import joint_counts
 from voxseg.data.volume import Volume, read_volume
 from voxseg.inference.locate import locate_model
@@ -47,6 +48,15 @@ def dice(found: Classes, truth: Classes, classes: int) -> NDArray[np.float64]:
     size = joint.sum(0) + joint.sum(1)
     scores = np.where(joint.sum(0) > 0, 2 * np.diag(joint) / np.maximum(size, 1), np.nan)
     return scores[1:]
+
+
+def sides(ids: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """0 for ids without a side, 1 for left, 2 for right."""
+    lookup = np.zeros(int(ids.max()) + 1, dtype=np.uint8)
+    for label in LabelTable.freesurfer():
+        if label.id < len(lookup):
+            lookup[label.id] = ("none", "left", "right").index(label.side)
+    return lookup[ids]
 
 
 def padded(volume: Volume, truth: Classes) -> tuple[Volume, Classes]:
@@ -92,21 +102,32 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     predictor = Predictor(load_model(arguments.model))
-    table = predictor.model.table
+    table, with_sides = predictor.model.structures, predictor.model.sides
     scheme = LabelScheme(**yaml.safe_load((locate_model(arguments.model) / "config.yaml").read_text())["labels"])
     rows = {}
     for case in sorted(p for p in arguments.folder.iterdir() if p.is_dir())[: arguments.cases]:
         volume, manual = read_volume(case / "t1.nii.gz"), read_volume(case / "labels.nii.gz")
         truth = scheme.to_classes(manual.data.astype(np.int64)).astype(np.uint8)
 
+        def segment(scan: Volume) -> Classes:
+            """Classes with their sides, where the model tells them."""
+            return predictor.segment(scan).classes
+
+        def merged(classes: Classes) -> Classes:
+            return classes if with_sides is None else with_sides.structure[classes]
+
         def score(scan: Volume, labels: Classes) -> NDArray[np.float64]:
-            return dice(predictor.segment(scan).classes, labels, len(table))
+            return dice(merged(segment(scan)), labels, len(table))
 
         started = time.perf_counter()
-        upright = predictor.segment(volume).classes
+        upright = segment(volume)
         seconds = time.perf_counter() - started
-        rows[case.name] = dice(upright, truth, len(table))
+        rows[case.name] = dice(merged(upright), truth, len(table))
         line = f"{case.name}: mean Dice {np.nanmean(rows[case.name]):.4f} in {seconds:.1f} s"
+        if with_sides is not None:
+            told, true = with_sides.side[upright], sides(manual.data.astype(np.int64))
+            both = (told > 0) & (true > 0)
+            line += f", side right for {100 * (told == true)[both].mean():.2f} %"
         if "padding" in arguments.checks:
             line += f", padded by half {np.nanmean(score(*padded(volume, truth))):.4f}"
         print(line, flush=True)
@@ -118,7 +139,7 @@ def main() -> None:
                 affine = np.eye(4)
                 affine[:3, :3] = volume.geometry.axes * (rotation.abs().numpy() @ volume.geometry.spacing)
                 scan = replace(volume, data=data, geometry=Geometry(data.shape, affine))
-                agreement.append((predictor.segment(scan).classes == grid_turned(upright, rotation)).mean())
+                agreement.append((segment(scan) == grid_turned(upright, rotation)).mean())
             print(f"  24 grid rotations: voxels that agree {100 * min(agreement):.4f} % at least", flush=True)
         if "angles" in arguments.checks:
             for axis, angle in TURNS:

@@ -265,8 +265,8 @@ class Predictor:
                 structures, paired = (np.concatenate(part) for part in zip(*parts, strict=True))
                 if parted is not None:
                     structures[parted[1]] = 0
-                swept = (np.moveaxis(part, 0, run.axis) for part in (structures, paired))
-                self._tell_sides(job, restorer, *swept, run.axis)
+                structures, paired = (np.moveaxis(part, 0, run.axis) for part in (structures, paired))
+                self._tell_sides(job, restorer, structures, paired, run.axis)
         job.seconds["restoring"] += restoring
         return restorer.result
 

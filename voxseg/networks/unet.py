@@ -115,7 +115,8 @@ class UNet(nn.Module):
         """From the coarser features to those of a level, ``[B, C_level, grid of skip]``."""
         x = upsample(self.narrow[level](x), skip.shape[2:])
         x = torch.cat([skip, x], 1)  # [B, 2 C_level, ...]
-        return self.decoder[level](x)  # type: ignore[no-any-return]
+        result: Tensor = self.decoder[level](x)
+        return result
 
     def fold(self) -> nn.Module:
         """A copy for inference whose steerable layers are multiplied out to constant weights; it computes the same."""
