@@ -53,7 +53,9 @@ def agreement(
         typer.Option("--overlap", help="Dice of successive scans too, for segmentations that lie in one grid."),
     ] = False,
 ) -> None:
-    """Say how well the volumes of repeated scans agree: test-retest, or change over time.
+    """Compare volumes of repeated scans.
+
+    How well they agree from test to retest, or how they change over time.
 
     For each structure volume differences, coefficient of repeatability, within-subject variation, intraclass
     correlations with intervals, Bland-Altman limits, and with days or age the change a year. Files that cannot be used

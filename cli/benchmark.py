@@ -24,7 +24,7 @@ def benchmark() -> None:
     """Compare ways to train."""
 
 
-@app.command("data-efficiency")
+@app.command("data-efficiency", short_help="Learning curves: how many cases a network needs.")
 def data_efficiency(
     config: Annotated[
         str | None,

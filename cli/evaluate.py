@@ -96,10 +96,11 @@ def evaluate(
         bool, typer.Option("-v", "--verbose", help="Show what was matched with what, and every note.")
     ] = False,
 ) -> None:
-    """Compare segmentations with references: Dice, IoU, surface Dice, HD95, ASSD, volume error, sensitivity, precision.
+    """Score segmentations against references.
 
-    For each structure, side and region, with bootstrap intervals; missed and false structures are counted. Prints a
-    table. Cases that cannot be evaluated are listed, the others are done, and the exit code is 1.
+    Dice, IoU, normalised surface Dice, HD95, average surface distance, volume error, sensitivity and precision of each
+    structure, side and region, with bootstrap intervals; missed and false structures are counted. Prints a table. Cases
+    that cannot be evaluated are listed, the others are done, and the exit code is 1.
     """
     _check_options(output, tolerance, report, scans)
     from voxseg.evaluation.pairs import find_scans

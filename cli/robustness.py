@@ -89,7 +89,9 @@ def robustness(
         bool, typer.Option("--allow-import", help="Import networks that are not voxseg's own: runs their code.")
     ] = False,
 ) -> None:
-    """Say whether a turned, disturbed or deformed scan changes the segmentation, and by how much.
+    """Say what a turned or disturbed scan changes.
+
+    Turns, mirrors, disturbs and deforms scans, segments each, and says by how much that changes the segmentation.
 
     Writes robustness.csv (Dice of each structure under each condition, as it goes), robustness.json (the worst of each
     test, R_f) and robustness.png. Ctrl-C keeps what is done.
