@@ -25,7 +25,7 @@ from voxseg.errors import UserError
 from voxseg.inference.locate import image_names, locate_model
 from voxseg.inference.pipeline import Outcome, run_pipeline
 from voxseg.report.niivue import find_niivue
-from voxseg.report.outputs import OUTPUTS, PAGE, write_outputs
+from voxseg.report.outputs import DICOM_OUTPUTS, OUTPUTS, PAGE, write_outputs
 
 if TYPE_CHECKING:
     from voxseg.data.datasets.case import ImageFile
@@ -127,8 +127,9 @@ def predict(
     """Segment scans.
 
     For each SCAN writes NAME_seg.nii.gz (labels in the scan's own grid), NAME_volumes.tsv and NAME_qc.png; with
-    --report also NAME_report.html. Of several scans the next one is read and the last one written while the network
-    runs; one that fails does not stop the others. Nothing is sent or fetched.
+    --report also NAME_report.html; of DICOM also NAME_seg.dcm (DICOM-SEG) and NAME_qc.dcm. Of several scans the next
+    one is read and the last one written while the network runs; one that fails does not stop the others. Nothing is
+    sent or fetched.
     """
     if not scans and not image and not example:
         raise UserError("SCAN", "no scan is given", "give one or more scans, or --example")
@@ -236,6 +237,8 @@ class Batch:
 
     def _outputs(self, task: Task) -> list[Path]:
         suffixes = (*OUTPUTS, PAGE) if self.settings.report else OUTPUTS
+        if any(image.series is not None for image in task.images.values()):
+            suffixes = (*suffixes, *DICOM_OUTPUTS)
         return [task.target.with_name(task.target.name + suffix) for suffix in suffixes]
 
     def _read(self, task: Task) -> Loaded:

@@ -2,13 +2,16 @@
 
 import re
 
+import highdicom as hd
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 from dicom_files import SECRETS, head, slices, write
 from models import TWO_IMAGES, write_model
 from voxseg.cli.main import run
+from voxseg.data.labels import LabelTable
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,16 @@ def test_dicom_and_nifti_of_it_have_the_same_labels(tmp_path, model):
     assert len(np.unique(one[0])) > 1
     assert np.array_equal(one[0], two[0])
     assert np.array_equal(one[1], two[1])
+    assert "nifti_seg.dcm" not in names(tmp_path)
+    read = hd.seg.segread(tmp_path / "dicom_seg.dcm").get_volume(combine_segments=True, allow_missing_positions=True)
+    table = LabelTable.read(f"{model}/labels.csv")
+    for k, label in enumerate(table, start=1):
+        there, here = np.argwhere(read.array == k), np.argwhere(one[0] == label.id)
+        assert len(there) == len(here)
+        if len(here):
+            ras = (read.affine[:3, :3] @ there.mean(0) + read.affine[:3, 3]) * [-1, -1, 1]
+            assert np.allclose(ras, one[1][:3, :3] @ here.mean(0) + one[1][:3, 3], atol=1e-3)
+    assert pydicom.dcmread(tmp_path / "dicom_qc.dcm").SeriesDescription.startswith("voxseg")
 
 
 def test_one_bad_folder_does_not_stop_the_others(tmp_path, model, capsys):

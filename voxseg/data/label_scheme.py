@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from voxseg.data.labels import MAX_ID, Label, LabelTable, Side, take
+from voxseg.data.labels import CODE_FORM, MAX_ID, Label, LabelTable, Side, take
 from voxseg.errors import UserError
 
 __all__ = ["LabelEntry", "LabelScheme", "Region"]
@@ -33,6 +33,7 @@ class LabelEntry(BaseModel):
         colour: "#rrggbb"; one is chosen if none is given.
         side: "left", "right" or "none".
         partner: id of the same structure on the other side.
+        code: what it is in a terminology, as scheme, code and meaning: "SCT:79654002:Edema".
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,6 +43,7 @@ class LabelEntry(BaseModel):
     colour: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] | None = None
     side: Side = "none"
     partner: Id | None = None
+    code: Annotated[str, Field(pattern=rf"^({CODE_FORM})?$")] = ""
 
 
 class Region(BaseModel):
@@ -144,7 +146,7 @@ class LabelScheme(BaseModel):
         if not self.table:
             return LabelTable.freesurfer()
         return LabelTable(
-            Label(e.id, e.name, (e.colour or PALETTE[k % len(PALETTE)]).lower(), e.side, e.partner)
+            Label(e.id, e.name, (e.colour or PALETTE[k % len(PALETTE)]).lower(), e.side, e.partner, e.code)
             for k, e in enumerate(self.table)
         )
 
@@ -181,7 +183,7 @@ class LabelScheme(BaseModel):
                     f"is {label.name}, but the sides are merged",
                     f"give the id of the left side ({label.partner}), or merge_sides: false",
                 )
-        return LabelTable(Label(label.id, _without_side(label.name), label.colour) for label in chosen)
+        return LabelTable(Label(label.id, _without_side(label.name), label.colour, code=label.code) for label in chosen)
 
     def with_sides(self) -> LabelTable:
         """The label table of the classes, and after them the other sides of the paired ones in the same order.

@@ -10,7 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +24,10 @@ from voxseg.errors import UserError
 
 Side = Literal["left", "right", "none"]
 COLUMNS = ("id", "name", "colour", "side", "partner")
+CODE = "code"
+"""A further column, in tables that have codes."""
+
+CODE_FORM = r"[A-Za-z0-9-]{1,16}:[^:\s]{1,16}:[^:]{1,64}"
 MAX_ID = 2**31 - 1
 
 
@@ -37,6 +41,8 @@ class Label:
         colour: "#rrggbb".
         side: "left", "right" or "none".
         partner: the id of the same structure on the other side, None for unpaired ones.
+        code: what it is in a terminology, for DICOM: scheme, code and meaning, such as
+            "SCT:89278009:Putamen" (SNOMED CT); "" without one. Not part of what makes labels equal.
     """
 
     id: int
@@ -44,6 +50,7 @@ class Label:
     colour: str
     side: Side = "none"
     partner: int | None = None
+    code: str = field(default="", compare=False)
 
 
 class LabelTable(Sequence[Label]):
@@ -159,7 +166,7 @@ class LabelTable(Sequence[Label]):
 
     @classmethod
     def read(cls, path: str | Path) -> LabelTable:
-        """Read a `labels.csv` with the columns id, name, colour, side, partner (the last two may be missing).
+        """Read a `labels.csv` with the columns id, name, colour, side, partner, code (the last three may be missing).
 
         Raises:
             UserError: if the file is missing, lacks a column, or has a row that makes no sense; the row is named.
@@ -194,10 +201,12 @@ class LabelTable(Sequence[Label]):
         """Write `labels.csv`; complete or not at all."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        coded = any(label.code for label in self._labels)
+        writer.writerow((*COLUMNS, CODE) if coded else COLUMNS)
         for label in self._labels:
             partner = "" if label.partner is None else label.partner
-            writer.writerow([label.id, label.name, label.colour, label.side, partner])
+            row = [label.id, label.name, label.colour, label.side, partner]
+            writer.writerow([*row, label.code] if coded else row)
         write_text(Path(path), text.getvalue())
 
 
@@ -225,7 +234,7 @@ def _freesurfer() -> LabelTable:
 
 def _parse_row(row: dict[str, Any], where: str) -> Label:
     """One row of a `labels.csv` as a label."""
-    cells = {key: (row.get(key) or "").strip() for key in COLUMNS}
+    cells = {key: (row.get(key) or "").strip() for key in (*COLUMNS, CODE)}
     label_id = _whole(cells["id"], f"{where}, id")
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", cells["colour"]):
         raise UserError(f"{where}, colour", f"is {cells['colour']!r}", "write it as #rrggbb")
@@ -235,7 +244,11 @@ def _parse_row(row: dict[str, Any], where: str) -> Label:
     if not cells["name"]:
         raise UserError(f"{where}, name", "is empty", "name the structure")
     partner = _whole(cells["partner"], f"{where}, partner") if cells["partner"] else None
-    return Label(label_id, cells["name"], cells["colour"].lower(), cast(Side, side), partner)
+    if cells[CODE] and not re.fullmatch(CODE_FORM, cells[CODE]):
+        raise UserError(
+            f"{where}, code", f"is {cells[CODE]!r}", "write it as SCHEME:CODE:MEANING, SCT:89278009:Putamen"
+        )
+    return Label(label_id, cells["name"], cells["colour"].lower(), cast(Side, side), partner, cells[CODE])
 
 
 def _whole(text: str, where: str) -> int:

@@ -45,9 +45,9 @@ CORE, OEDEMA, ENHANCING = 1, 2, 4
 
 TABLE = LabelTable(
     [
-        Label(CORE, "Necrotic-core", "#d7263d"),
-        Label(OEDEMA, "Oedema", "#4caf50"),
-        Label(ENHANCING, "Enhancing-tumour", "#f2b705"),
+        Label(CORE, "Necrotic-core", "#d7263d", code="SCT:6574001:Necrosis"),
+        Label(OEDEMA, "Oedema", "#4caf50", code="SCT:79654002:Edema"),
+        Label(ENHANCING, "Enhancing-tumour", "#f2b705", code="NCIt:C113842:Enhancing Lesion"),
     ]
 )
 

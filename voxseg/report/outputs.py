@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from voxseg.data.volume import Volume
     from voxseg.inference.predictor import Segmentation
 
-__all__ = ["OUTPUTS", "PAGE", "about", "fill_outputs", "make_folder", "write_outputs"]
+__all__ = ["DICOM_OUTPUTS", "OUTPUTS", "PAGE", "about", "fill_outputs", "make_folder", "write_outputs"]
 
 OUTPUTS = ("_seg.nii.gz", "_volumes.tsv", "_qc.png")
 """What is written of each segmentation, behind its target."""
+
+DICOM_OUTPUTS = ("_seg.dcm", "_qc.dcm")
+"""What is written besides of a DICOM scan: DICOM-SEG, and the picture as a secondary capture."""
 
 PAGE = "_report.html"
 """The page that is written with it if that is wanted."""
@@ -53,7 +56,7 @@ def write_outputs(
         page: writes a page about it to a path; it is given the bytes of the picture too.
 
     Returns:
-        The paths, in the order of `OUTPUTS`, and that of the page behind them.
+        The paths, in the order of `OUTPUTS`, that of the page behind them, those of `DICOM_OUTPUTS` of a DICOM scan.
 
     Raises:
         UserError: if the folder cannot be made or written to.
@@ -61,10 +64,15 @@ def write_outputs(
     from voxseg.data.staging import staged
 
     suffixes = OUTPUTS if page is None else (*OUTPUTS, PAGE)
+    count = len(suffixes)
+    if volume.dicom is not None:
+        suffixes = (*suffixes, *DICOM_OUTPUTS)
     paths = [target.with_name(target.name + suffix) for suffix in suffixes]
     make_folder(target.parent)
     with staged(*paths) as places:
-        fill_outputs(places, target.name, volume, segmentation, model, progress, page)
+        fill_outputs(places[:count], target.name, volume, segmentation, model, progress, page)
+        if volume.dicom is not None:
+            _fill_dicom(places[count:], places[2], volume, segmentation, model)
     return paths
 
 
@@ -105,6 +113,14 @@ def fill_outputs(
         progress("page", 0.0)
         page(more[0], picture.read_bytes())
         progress("page", 1.0)
+
+
+def _fill_dicom(places: Sequence[Path], picture: Path, volume: Volume, segmentation: Segmentation, model: str) -> None:
+    from voxseg.data.dicom.segmentation import write_dicom_picture, write_dicom_segmentation
+
+    labels, capture = places
+    write_dicom_segmentation(labels, segmentation.classes, segmentation.table, volume, about(model))
+    write_dicom_picture(capture, picture, volume, about(model))
 
 
 def make_folder(folder: Path) -> None:
