@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -56,3 +57,18 @@ def test_bids(place: Path) -> None:
         assert call(line) == 0
     table = (place / "my_study/derivatives/voxseg/group_seg-brain_volumes.tsv").read_text().splitlines()
     assert [row.split("\t")[0] for row in table] == ["participant_id", "sub-01", "sub-02"]
+
+
+def test_dicom(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("highdicom")
+    from dicom_files import head, slices, write
+
+    write(slices(head(), number=3, description="T1 MPRAGE"), place / "dicom_export")
+    write(slices(head(), number=5, description="FLAIR"), place / "dicom_export")
+    shutil.make_archive("dicom_export", "zip", "dicom_export")
+    for line in lines("voxseg predict"):
+        assert call(line) == 0
+    assert "T1 MPRAGE" in capsys.readouterr().out
+    assert {path.name for path in (place / "results").iterdir()} == {
+        f"dicom_export_series-3{end}" for end in ("_seg.nii.gz", "_volumes.tsv", "_qc.png", "_seg.dcm", "_qc.dcm")
+    }
