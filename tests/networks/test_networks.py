@@ -4,6 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from voxseg.errors import UserError
 from voxseg.networks import NetworkConfig, build_network, networks
 from voxseg.networks.unet import grids
 from voxseg.steerable import FieldType
@@ -192,6 +193,14 @@ def test_steerable_and_twin_have_the_same_skeleton() -> None:
 def test_wrong_configs_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         small(**options)
+
+
+def test_levels_that_cannot_be_made_of_each_other_are_told_in_one_line() -> None:
+    config = NetworkConfig(
+        levels=("3x0e+1x1e", "4x0e"), encoder_convolutions=(1, 1), decoder_convolutions=(1,), out_channels=2
+    )
+    with pytest.raises(UserError, match=r"^network\.levels: '4x0e' holds no 1e field from which to make 1x1e; use"):
+        build_network(config)
 
 
 def test_wrong_input_is_refused() -> None:

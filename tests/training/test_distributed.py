@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tiny_training import metrics_without_time, weights
-from voxseg.training.distributed import SINGLE
+from voxseg.training.distributed import SINGLE, join_processes
 from voxseg.training.progress import read_metrics
 
 PROGRAM = Path(__file__).with_name("run_tiny.py")
@@ -76,6 +77,17 @@ def test_killed_ten_times_in_a_row(tmp_path: Path) -> None:
 def _rows(folder: Path) -> int:
     path = folder / "metrics.csv"
     return len(path.read_text().splitlines()) - 1 if path.exists() else 0
+
+
+def test_processes_wait_for_a_data_set_that_takes_long_to_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda backend, **options: given.update(options))
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with join_processes("cpu") as (processes, device):
+        assert (processes.rank, processes.world, device.type) == (1, 2, "cpu")
+    assert given["timeout"].total_seconds() >= 6 * 3600
 
 
 def test_alone_everything_is_free() -> None:

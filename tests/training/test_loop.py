@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from tiny_training import (
     weights,
 )
 from voxseg.errors import UserError
+from voxseg.networks import build_network
 from voxseg.training.environment import StopSignals, seed_everything
 from voxseg.training.loop import Outcome, fit, train
 from voxseg.training.progress import read_metrics
@@ -342,7 +344,7 @@ def test_out_of_memory_tells_what_to_lower(tmp_path: Path) -> None:
     run = tiny_run(tmp_path, batch=2)
     message = (
         r"out of memory on cpu after step 0; lower generator.window \(now 12 x 12 x 12\), or raise accumulate "
-        r"\(batch 2, accumulate 1\), or set network.checkpointing=true"
+        r"\(batch 2, accumulate 1\), or set network.checkpointing=true, and use --resume"
     )
     with pytest.raises(UserError, match=message):
         fit(run, _Hungry(), BandBatches(BandSource(), run), None)
@@ -351,6 +353,23 @@ def test_out_of_memory_tells_what_to_lower(tmp_path: Path) -> None:
 def test_checkpointing_may_change_within_a_run(tmp_path: Path) -> None:
     _fit(tmp_path, steps=3)
     assert _fit(tmp_path, resume=True, network={"checkpointing": True}).step == 6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="there is no compiler")
+def test_a_compiled_network_trains_as_the_plain_one_does(tmp_path: Path) -> None:
+    """The compiler sees a steerable network in pieces; a resumed run takes up the state of one that was compiled."""
+    blocks = {"levels": ["3x0e+1x1e", "4x0e+1x1e"], "encoder_convolutions": [1, 1], "decoder_convolutions": [1]}
+    losses = {}
+    for name, compiled in (("plain", False), ("compiled", True)):
+        for steps, resume in ((2, False), (4, True)):
+            seed_everything(3)
+            changes = {"network": blocks, "loss": {"deep_supervision": [1.0]}, "schedule": {"warmup": 9}}
+            run = tiny_run(tmp_path / name, steps=steps, compile=compiled, **changes)
+            fit(run, build_network(run.config.network), BandBatches(BandSource(), run), None, resume)
+        losses[name] = read_metrics(tmp_path / name / "metrics.csv")["loss"]
+    assert losses["compiled"] == pytest.approx(losses["plain"], rel=1e-4)
+    assert weights(tmp_path / "compiled")["network"].keys() == weights(tmp_path / "plain")["network"].keys()
 
 
 def test_float16_is_for_gpus(tmp_path: Path) -> None:

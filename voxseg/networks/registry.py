@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from voxseg.errors import UserError
+
 from .config import NetworkConfig
 from .foreign import ForeignNetwork
 from .layers import PlainLayers, SteerableLayers
@@ -30,8 +32,13 @@ def build_network(config: NetworkConfig, grid_spacing: Spacing | None = None) ->
         grid_spacing: mm between voxels of the input along x, y, z; by default the config's own.
 
     Raises:
-        UserError: if a network given by its import path cannot be imported or does not fit the config.
+        UserError: if a network given by its import path cannot be imported or does not fit the config, or if fields of
+            one level cannot be made of those of the next.
     """
     if config.foreign:
         return ForeignNetwork(config)
-    return UNet(config, _LAYERS[config.architecture](config), grid_spacing)
+    try:
+        return UNet(config, _LAYERS[config.architecture](config), grid_spacing)
+    except ValueError as error:  # what fields can be made of which is known to the layers alone
+        remedy = "use degrees up to 2, and in each level every kind of field that the finer level has"
+        raise UserError("network.levels", str(error), remedy) from None

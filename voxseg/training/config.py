@@ -131,8 +131,9 @@ class TrainingConfig(_Block):
         batch: samples a step and process.
         accumulate: parts that the batch is computed in, one after the other, to save memory.
         precision: of the network's arithmetic; weights, loss and optimiser stay float32.
-        compile: whether `torch.compile` translates the network first, all but the steerable convolutions: 1.2 times as
-            fast on one core after 90 s of compiling (48³ window, `configs/brain.yaml`).
+        compile: whether `torch.compile` translates the network first, for networks by import path. Steerable
+            convolutions, norms and gates stay as they are, so that `configs/brain.yaml` gains nothing (1.1 times the
+            time on one core, 48³ window) after minutes of compiling.
         log_every: steps between two lines of progress where there is no terminal to draw a bar on.
         data: folder of the label maps or of the data set; `voxseg train --data` sets it.
         initial_weights: a packaged model's name, or the folder of a model or run: every tensor of it that has the name

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +24,10 @@ from voxseg.training.environment import select_device
 __all__ = ["SINGLE", "Processes", "join_processes"]
 
 T = TypeVar("T")
+
+PATIENCE = timedelta(hours=12)
+"""How long a process waits for another. The first alone checks a data set, some have more cases to prepare than others:
+on a thousand cases that takes longer than the ten minutes after which NCCL gives up. If one dies torchrun ends all."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,7 @@ def join_processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
             raise UserError("torchrun", f"starts more processes than the {found} GPUs", f"--nproc-per-node={found}")
         place = torch.device("cuda", local)
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Processes(dist.get_rank(), world), place
     finally:

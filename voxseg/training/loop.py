@@ -171,7 +171,7 @@ def _memory_errors(run: Run, state: TrainingState) -> Iterator[None]:
         lower = [f"lower {'generator.window' if config.generator else 'windows.size'} (now {voxels})"]
         if config.batch > config.accumulate:
             lower.append(f"raise accumulate (batch {config.batch}, accumulate {config.accumulate})")
-        if not config.network.checkpointing:
-            lower.append("set network.checkpointing=true in a new run")
+        if not config.network.checkpointing and not config.network.foreign:
+            lower.append("set network.checkpointing=true")
         problem = f"out of memory on {run.device} after step {state.step}"
-        raise UserError(run.folder, problem, ", or ".join(lower)) from error
+        raise UserError(run.folder, problem, ", or ".join(lower) + ", and use --resume") from error
