@@ -28,7 +28,7 @@ def _run(folder: Path, batch: int, steps: int, *options: str, processes: int = 1
     if processes > 1:
         start += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0", "--standalone"]
     command = [*start, str(PROGRAM), str(folder), str(batch), str(steps), *options]
-    subprocess.run(command, check=True, env=_environment(), capture_output=True, timeout=300)
+    subprocess.run(command, check=True, env=_environment(), capture_output=True, timeout=900)
 
 
 def test_two_processes_train_as_one_with_the_doubled_batch_and_go_on_to_the_bit(tmp_path: Path) -> None:
