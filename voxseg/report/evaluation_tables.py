@@ -75,7 +75,7 @@ def _summary_cells(row: StructureSummary, colours: Mapping[str, str], several: b
         (_with_interval(row, "nsd", 3), m["nsd"].mean),
         (_with_interval(row, "hd95", 2), m["hd95"].mean),
         _plain(m["assd"].mean, 2),
-        ("–" if math.isnan(error) else f"{number(100 * error, 1)} %", error),
+        ("–" if math.isnan(error) else f"{'+' * (error > 0)}{number(100 * error, 1)} %", error),
         _plain(m["sensitivity"].mean, 3),
         _plain(m["precision"].mean, 3),
     ]
