@@ -292,6 +292,10 @@ class Batch:
         if not any(segmentation.voxel_counts()):
             picture = next(path for path in written if path.suffix == ".png")
             say(f"voxseg: {task.subject}: nothing was found in it; look at {picture}", error=True)
+        elif segmentation.quality < found.predictor.model.config.postprocessing.least_quality:
+            picture = next(path for path in written if path.suffix == ".png")
+            told = f"the result is doubtful (quality {segmentation.quality:.2f})"
+            say(f"voxseg: {task.subject}: {told}; look at {picture}", error=True)
         segmentation.seconds["writing"] = time.perf_counter() - start
         names = ", ".join(path.name for path in written)
         total = before + segmentation.seconds["writing"]

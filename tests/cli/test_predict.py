@@ -55,8 +55,9 @@ def test_three_files_are_written_beside_the_scan(tmp_path, model, capsys):
     assert sorted(read_label_names(image.header)) == IDS
     values, counts = np.unique(np.asanyarray(image.dataobj), return_counts=True)
     lines = [line.split("\t") for line in (tmp_path / "sub-01_volumes.tsv").read_text().splitlines()[1:]]
-    assert {int(i): int(n) for i, _, _, n, _ in lines if n != "0"} == dict(zip(values[1:], counts[1:], strict=True))
-    assert all(float(mm3) == int(n) * 8 for _, _, _, n, mm3 in lines)
+    assert {int(i): int(n) for i, _, _, n, *_ in lines if n != "0"} == dict(zip(values[1:], counts[1:], strict=True))
+    assert all(float(mm3) == int(n) * 8 for _, _, _, n, mm3, _ in lines)
+    assert all(0 <= float(sure) <= 1 for *_, sure in lines if sure != "n/a")
     assert (tmp_path / "sub-01_qc.png").read_bytes().startswith(b"\x89PNG")
     captured = capsys.readouterr()
     plan, told = captured.out.splitlines()
@@ -214,6 +215,9 @@ def test_example_without_nilearn(tmp_path, model, capsys, monkeypatch):
 OFFLINE = """
 import sys
 def watch(event, arguments):
+    # nibabel imports pydicom if it is installed, that urllib3, and that binds a socket to see whether there is IPv6.
+    if event == "socket.bind" and arguments[1][:2] == ("::1", 0):
+        return
     if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.bind", "socket.sendto"):
         sys.stderr.write(f"{event} {arguments}\\n")
         import os

@@ -43,7 +43,7 @@ def test_the_page_is_one_file_more(tmp_path, model, capsys):
     assert "model tiny" in text
     assert str(tmp_path) not in text
     volumes = [line.split("\t") for line in (tmp_path / "out" / "a_volumes.tsv").read_text().splitlines()[1:]]
-    for _, name, _, _, mm3 in volumes:
+    for _, name, _, _, mm3, _ in volumes:
         assert name in text
         assert float(mm3) == 0 or f"{float(mm3) / 1000:.2f}" in text.replace("\u202f", "")
 

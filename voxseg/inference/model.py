@@ -30,12 +30,14 @@ class PostprocessingConfig(BaseModel):
             for one brain and wrong for scattered lesions.
         sides: whether structures that the network knows with both sides as one are told apart afterwards, by where the
             structures of the brain lie (`voxseg.inference.sides`). The table then lists the right ones last.
+        least_quality: quality of a scan (`Segmentation.quality`) below which `predict` warns.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     largest_component: bool = True
     sides: bool = False
+    least_quality: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class PaintedRegion(BaseModel):

@@ -22,6 +22,7 @@ from voxseg.data.preparation import Prepared, covering_grid, preparation_bytes, 
 from voxseg.data.resample import memory_order
 from voxseg.data.volume import Volume
 from voxseg.errors import UserError
+from voxseg.inference.confidence import ExpectedDice
 from voxseg.inference.memory import DEFAULT_LIMIT, free_memory, network_bytes, resident_memory, reusable_memory
 from voxseg.inference.model import Model
 from voxseg.inference.pieces import found, keep_largest, largest_and_others
@@ -52,6 +53,9 @@ class Segmentation:
         plan: what was planned, with the run of the network as it was; None if it was not made by `Predictor`.
         sides: what left and right of paired structures are told by: "anatomy", or "header" where too little of a brain
             was found; None for a model that does not tell them apart afterwards.
+        confidence: the Dice to expect of each label (`voxseg.inference.confidence`), both sides of a structure alike,
+            float64 [labels] (of regions, [regions]); NaN for what is neither found nor expected. None if it was not
+            made by `Predictor`.
     """
 
     classes: NDArray[np.uint8]
@@ -60,6 +64,17 @@ class Segmentation:
     seconds: dict[str, float] = field(default_factory=dict)
     plan: Plan | None = None
     sides: Literal["anatomy", "header"] | None = None
+    confidence: NDArray[np.float64] | None = None
+
+    @property
+    def quality(self) -> float:
+        """One number for the scan: the mean confidence of its structures, 0 where nothing was found.
+
+        In a brain, which has all (`sides` is not None), a structure that is neither found nor expected counts as 0.
+        """
+        if self.confidence is None or np.isnan(self.confidence).all():
+            return 0.0
+        return float(np.nan_to_num(self.confidence).mean() if self.sides is not None else np.nanmean(self.confidence))
 
     @property
     def labels(self) -> NDArray[Any]:
@@ -152,7 +167,8 @@ class Predictor:
         _check_memory(volumes[0], plan)
         with _stage("preparing", seconds, progress):
             prepared = prepare([(volume.data, volume.geometry) for volume in volumes], config.preparation)
-        job = _Job(prepared, volumes[0].geometry, memory_order(volumes[0].data), probabilities, seconds, progress)
+        layout = memory_order(volumes[0].data)
+        job = _Job(prepared, volumes[0].geometry, layout, probabilities, seconds, progress, self._expected())
         stored = None if probabilities is None else 2
         run = self._choose(prepared.grid, job.scan, self._allowed() - math.prod(job.scan.shape), stored)
         classes: NDArray[np.uint8] | None = None
@@ -161,15 +177,26 @@ class Predictor:
                 classes = self._at_once(job)
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()  # others use the GPU too: the figures were out of date
+                job.expected = self._expected()
                 run = self._choose(prepared.grid, job.scan, 0, stored, FALLBACK_WINDOW)
         if classes is None:
             classes = self._in_windows(job, run)
-        return Segmentation(classes, self.model.table, run.count, seconds, replace(plan, run=run), job.sides)
+        confidence = job.expected.scores()
+        if self.sides is not None:
+            confidence = confidence[self.sides.structure[1:] - 1]
+        return Segmentation(
+            classes, self.model.table, run.count, seconds, replace(plan, run=run), job.sides, confidence
+        )
 
     def _painted(self) -> list[int] | None:
         """The class index of each region; None if the outputs are exclusive classes."""
         ids = self.model.table.ids
         return [1 + ids.index(region.label) for region in self.model.config.output.regions] or None
+
+    def _expected(self) -> ExpectedDice:
+        """Nothing fed yet."""
+        regions = self.model.config.output.regions
+        return ExpectedDice(len(regions) or len(self.model.structures), bool(regions))
 
     def _allowed(self) -> int:
         """Bytes that may still be taken on the CPU."""
@@ -200,6 +227,7 @@ class Predictor:
         config = self.model.config
         with _stage("network", job.seconds, job.progress):
             probabilities, _ = self._probabilities(job.prepared.image, lambda done: job.progress("network", done))
+            job.expected.feed(probabilities)
             if config.postprocessing.largest_component:
                 keep_largest(probabilities, bool(config.output.regions))
         with _stage("restoring", job.seconds, job.progress):
@@ -250,6 +278,7 @@ class Predictor:
                 progress=_report(job.progress, "network"),
             ):
                 start = time.perf_counter()
+                job.expected.feed(planes)
                 if self.sides is not None:
                     parts.append(self._structures(planes))
                 if one:
@@ -291,6 +320,7 @@ class _Job:
     sink: ProbabilitySink | None
     seconds: dict[str, float]
     progress: Progress
+    expected: ExpectedDice
     sides: Literal["anatomy", "header"] | None = None
 
     def restorer(

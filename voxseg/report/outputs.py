@@ -104,9 +104,11 @@ def fill_outputs(
     labels, volumes, picture, *more = places
     progress("writing", 0.0)
     write_segmentation(labels, segmentation.labels, table, volume, about(model))
-    write_volumes(volumes, table, counts, volume.geometry.voxel_volume)
+    write_volumes(volumes, table, counts, volume.geometry.voxel_volume, segmentation.confidence)
     progress("drawing", 0.0)
     title = f"{name}  ({about(model)})"
+    if segmentation.confidence is not None:
+        title += f"  quality {segmentation.quality:.2f}"
     draw_qc(picture, volume.data, segmentation.classes, volume.geometry, table, counts, title)
     progress("drawing", 1.0)
     if page is not None:
