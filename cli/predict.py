@@ -126,10 +126,10 @@ def predict(
 ) -> None:
     """Segment scans.
 
-    For each SCAN writes NAME_seg.nii.gz (labels in the scan's own grid), NAME_volumes.tsv and NAME_qc.png; with
-    --report also NAME_report.html; of DICOM also NAME_seg.dcm (DICOM-SEG) and NAME_qc.dcm. Of several scans the next
-    one is read and the last one written while the network runs; one that fails does not stop the others. Nothing is
-    sent or fetched.
+    For each SCAN writes NAME_seg.nii.gz (labels in the scan's own grid), NAME_volumes.tsv, NAME_qc.png and
+    NAME_seg.json (model, memory planned, time of each stage); with --report also NAME_report.html; of DICOM also
+    NAME_seg.dcm (DICOM-SEG) and NAME_qc.dcm. Of several scans the next one is read and the last one written while the
+    network runs; one that fails does not stop the others. Nothing is sent or fetched.
     """
     if not scans and not image and not example:
         raise UserError("SCAN", "no scan is given", "give one or more scans, or --example")

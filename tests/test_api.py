@@ -17,7 +17,7 @@ from voxseg.data.segmentation import read_label_names
 from voxseg.errors import UserError
 from voxseg.testing import rotation_matrix
 
-OUTPUTS = ["s_qc.png", "s_seg.nii.gz", "s_volumes.tsv"]
+OUTPUTS = ["s_qc.png", "s_seg.json", "s_seg.nii.gz", "s_volumes.tsv"]
 # Oblique, left-handed, anisotropic.
 AFFINE = np.eye(4)
 AFFINE[:3, :3] = rotation_matrix((1.0, 2.0, -1.0), 17).numpy() @ np.diag([-2.0, 2.1, 2.4])
@@ -65,7 +65,8 @@ def test_the_files_are_those_of_the_command(folder, tmp_path):
     written = result.save(tmp_path / "new" / "results")
     assert sorted(path.name for path in written) == OUTPUTS
     for path in written:
-        assert path.read_bytes() == (folder / "cli" / path.name).read_bytes(), path.name
+        if path.suffix != ".json":  # which tells times
+            assert path.read_bytes() == (folder / "cli" / path.name).read_bytes(), path.name
 
 
 def test_every_holder_of_a_scan_gives_the_same(folder, model, expected):

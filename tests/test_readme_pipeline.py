@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from voxseg.cli.main import run
+from voxseg.report.outputs import DICOM_OUTPUTS, OUTPUTS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -70,5 +71,5 @@ def test_dicom(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert call(line) == 0
     assert "T1 MPRAGE" in capsys.readouterr().out
     assert {path.name for path in (place / "results").iterdir()} == {
-        f"dicom_export_series-3{end}" for end in ("_seg.nii.gz", "_volumes.tsv", "_qc.png", "_seg.dcm", "_qc.dcm")
+        f"dicom_export_series-3{end}" for end in (*OUTPUTS, *DICOM_OUTPUTS)
     }

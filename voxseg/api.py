@@ -285,8 +285,8 @@ class Result:
 
         Args:
             path: a name that ends in `.nii.gz` or `.nii` for the labels alone; otherwise a folder, which is made if
-                need be and gets the files that `voxseg predict` writes: `NAME_seg.nii.gz`, `NAME_volumes.tsv` and
-                `NAME_qc.png`.
+                need be and gets the files that `voxseg predict` writes: `NAME_seg.nii.gz`, `NAME_volumes.tsv`,
+                `NAME_qc.png` and `NAME_seg.json`.
 
         Returns:
             What was written.

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from models import IDS, write_model
 from voxseg.cli.main import run
 from voxseg.data.segmentation import GEOMETRY_FIELDS, read_label_names
 
-OUTPUTS = ["_qc.png", "_seg.nii.gz", "_volumes.tsv"]
+OUTPUTS = ["_qc.png", "_seg.json", "_seg.nii.gz", "_volumes.tsv"]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_three_files_are_written_beside_the_scan(tmp_path, model, capsys):
+def test_files_are_written_beside_the_scan(tmp_path, model, capsys):
     scan = save(tmp_path / "sub-01.nii.gz")
     assert call(scan, "--model", model, "--device", "cpu", "--threads", "1", "--max-memory", "4") == 0
     assert names(tmp_path) == ["sub-01.nii.gz", *("sub-01" + suffix for suffix in OUTPUTS)]
@@ -63,7 +64,19 @@ def test_three_files_are_written_beside_the_scan(tmp_path, model, capsys):
     plan, told = captured.out.splitlines()
     assert plan.startswith("sub-01: 20 x 22 x 18 voxels of 4 mm at once, up to 0.")
     assert plan.endswith(" GB of the 4.0 GB allowed")
-    assert told.startswith(f"{scan}: wrote sub-01_seg.nii.gz, sub-01_volumes.tsv, sub-01_qc.png to {tmp_path}")
+    files = "sub-01_seg.nii.gz, sub-01_volumes.tsv, sub-01_qc.png, sub-01_seg.json"
+    assert told.startswith(f"{scan}: wrote {files} to {tmp_path}")
+    record = json.loads((tmp_path / "sub-01_seg.json").read_text())
+    assert record["model"] == "tiny"
+    assert record["plan"] | {"expected_bytes": 0} == {
+        "grid": [20, 22, 18],
+        "spacing_mm": 4.0,
+        "window": [20, 22, 18],
+        "windows": 1,
+        "expected_bytes": 0,
+        "allowed_bytes": 4_000_000_000,
+    }
+    assert list(record["seconds"]) == ["reading", "preparing", "network", "restoring", "writing"]
     assert captured.err == ""
 
 

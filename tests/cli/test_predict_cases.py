@@ -14,7 +14,7 @@ from models import TWO_IMAGES, write_model
 from voxseg.cli import _cases
 from voxseg.cli.main import run
 
-OUTPUTS = ["_qc.png", "_seg.nii.gz", "_volumes.tsv"]
+OUTPUTS = ["_qc.png", "_seg.json", "_seg.nii.gz", "_volumes.tsv"]
 SHAPE = (40, 44, 36)
 
 

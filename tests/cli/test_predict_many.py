@@ -1,5 +1,6 @@
 """`voxseg predict` of several scans: read ahead, written behind, shared by several processes."""
 
+import json
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from heads import toy_labels
 from models import write_model
 from voxseg.cli.main import run
 
-SUFFIXES = ("_qc.png", "_seg.nii.gz", "_volumes.tsv")
+SUFFIXES = ("_qc.png", "_seg.json", "_seg.nii.gz", "_volumes.tsv")
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,11 @@ def test_scans_are_told_in_order_with_their_rate(tmp_path, model, capsys):
     assert len(stages) == 3
     form = r"  reading [\d.]+ s, preparing [\d.]+ s, network [\d.]+ s, restoring [\d.]+ s, writing [\d.]+ s"
     assert all(re.fullmatch(form, line) for line in stages)
+    seconds = json.loads((tmp_path / "s2_seg.json").read_text())["seconds"]
+    told = dict(part.split() for part in stages[1].replace(" s", "").split(","))
+    assert list(seconds) == list(told)
+    for stage in set(told) - {"writing"}:  # which is told with the time of putting the files in their places
+        assert seconds[stage] == pytest.approx(float(told[stage]), abs=0.006)
     assert captured.err.count("voxseg: ") == 2  # the failure, and the list of failures
     assert sorted(p.name for p in tmp_path.glob("s2_*")) == [f"s2{suffix}" for suffix in SUFFIXES]
 
@@ -55,7 +61,11 @@ def test_beside_each_other_or_one_by_one_gives_the_same(tmp_path, model, monkeyp
     assert call(*scans, "--model", model, "-o", tmp_path / "a") == 0
     monkeypatch.setattr("voxseg.cli.predict.BESIDE", 0.0)
     assert call(*scans, "--model", model, "-o", tmp_path / "b") == 0
-    for one in sorted((tmp_path / "a").iterdir()):
+    written = [
+        path for path in sorted((tmp_path / "a").iterdir()) if path.suffix != ".json"
+    ]  # times are never the same
+    assert len(written) == 9
+    for one in written:
         assert one.read_bytes() == (tmp_path / "b" / one.name).read_bytes()
 
 
@@ -63,7 +73,7 @@ def test_parts(tmp_path, model, capsys):
     scans = save(tmp_path, 3)
     assert call(*scans, "--model", model, "--part", "2/2") == 0
     assert not list(tmp_path.glob("s0_*"))
-    assert len(list(tmp_path.glob("s1_*"))) == 3
+    assert sorted(p.name for p in tmp_path.glob("s1_*")) == [f"s1{suffix}" for suffix in SUFFIXES]
     assert call(*scans, "--model", model, "--part", "3/2") == 2
     assert "there is no such part" in capsys.readouterr().err
 

@@ -5,7 +5,7 @@ import pytest
 from models import TWO_IMAGES, write_model
 from voxseg.cli.main import run
 
-FILES = ["a_qc.png", "a_report.html", "a_seg.nii.gz", "a_volumes.tsv"]
+FILES = ["a_qc.png", "a_report.html", "a_seg.json", "a_seg.nii.gz", "a_volumes.tsv"]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_the_page_is_one_file_more(tmp_path, model, capsys):
     assert call(scan, "--model", model, "--report", "--device", "cpu", "-o", tmp_path / "out") == 0
     assert names(tmp_path / "out") == FILES
     captured = capsys.readouterr()
-    assert "a_qc.png, a_report.html to" in captured.out
+    assert "a_seg.json, a_report.html to" in captured.out
     assert captured.err == ""
     text = (tmp_path / "out" / "a_report.html").read_text(encoding="utf-8")
     assert "a.nii.gz" in text

@@ -1,10 +1,13 @@
-"""The files of a segmentation: labels, volumes, picture; written together, by the command line and from Python alike.
+"""The files of a segmentation: labels, volumes, picture, how it came about.
 
-Nothing heavy is imported before something is written.
+They are written together, by the command line and from Python alike. Nothing heavy is imported before something is
+written.
 """
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DICOM_OUTPUTS", "OUTPUTS", "PAGE", "about", "fill_outputs", "make_folder", "write_outputs"]
 
-OUTPUTS = ("_seg.nii.gz", "_volumes.tsv", "_qc.png")
+OUTPUTS = ("_seg.nii.gz", "_volumes.tsv", "_qc.png", "_seg.json")
 """What is written of each segmentation, behind its target."""
 
 DICOM_OUTPUTS = ("_seg.dcm", "_qc.dcm")
@@ -63,6 +66,7 @@ def write_outputs(
     """
     from voxseg.data.staging import staged
 
+    started = time.perf_counter()
     suffixes = OUTPUTS if page is None else (*OUTPUTS, PAGE)
     count = len(suffixes)
     if volume.dicom is not None:
@@ -70,10 +74,31 @@ def write_outputs(
     paths = [target.with_name(target.name + suffix) for suffix in suffixes]
     make_folder(target.parent)
     with staged(*paths) as places:
-        fill_outputs(places[:count], target.name, volume, segmentation, model, progress, page)
+        labels, volumes, picture, record, *more = places[:count]
+        fill_outputs([labels, volumes, picture, *more], target.name, volume, segmentation, model, progress, page)
         if volume.dicom is not None:
-            _fill_dicom(places[count:], places[2], volume, segmentation, model)
+            _fill_dicom(places[count:], picture, volume, segmentation, model)
+        seconds = segmentation.seconds | {"writing": time.perf_counter() - started}
+        text = json.dumps(_record(segmentation, model, seconds), indent=2)
+        record.write_text(text + "\n", encoding="utf-8", newline="\n")
     return paths
+
+
+def _record(segmentation: Segmentation, model: str, seconds: dict[str, float]) -> dict[str, object]:
+    """How a segmentation came about: versions, the plan, and the time of each stage."""
+    record: dict[str, object] = {"voxseg": __version__, "model": model}
+    plan = segmentation.plan
+    if plan is not None:
+        record["plan"] = {
+            "grid": plan.grid,
+            "spacing_mm": plan.spacing,
+            "window": plan.run.window or plan.grid,
+            "windows": plan.run.count,
+            "expected_bytes": plan.expected,
+            "allowed_bytes": plan.allowed,
+        }
+    record["seconds"] = {stage: round(took, 3) for stage, took in seconds.items()}
+    return record
 
 
 def fill_outputs(
