@@ -1,17 +1,23 @@
 """The packaged brain model on real scans."""
 
+import importlib.util
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
+from voxseg.cli._cases import EXAMPLE
 from voxseg.data.geometry import Geometry
 from voxseg.data.label_scheme import LabelScheme
 from voxseg.data.volume import read_volume
-from voxseg.inference.locate import packaged_models
+from voxseg.inference.locate import locate_model, packaged_models
 from voxseg.inference.model import load_model
 from voxseg.inference.predictor import Predictor
+from voxseg.networks import build_network
+from voxseg.networks.layers import Block
 
 pytestmark = pytest.mark.skipif("brain" not in packaged_models(), reason="no brain model is packaged")
 
@@ -69,3 +75,34 @@ def test_empty_space_changes_nothing(runner, scan, upright, manual):
     inner = tuple(slice(before, -after) for before, after in width)
     assert result.astype(bool).sum() == result[inner].astype(bool).sum()
     assert mean_dice(result[inner], manual) == pytest.approx(mean_dice(upright, manual), abs=0.001)
+
+
+class SlowBlock(Block):
+    """Norm and gate one after the other, by autograd's own operators, behind a convolution that centres nothing."""
+
+    def forward(self, x):
+        convolution, norm, gate = self
+        return gate(norm(convolution(x)))
+
+
+def test_the_fast_path_agrees_with_the_slow_reference(runner):
+    """Separable, fused and folded, against dense kernels run step by step, on the middle of the template."""
+    path = Path(importlib.util.find_spec("nilearn").origin).parents[1] / EXAMPLE
+    whole = read_volume(path)
+    inner = tuple(slice(n // 2 - 48, n // 2 + 48) for n in whole.data.shape)
+    affine = whole.geometry.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [part.start for part in inner]
+    data = np.ascontiguousarray(whole.data[inner])
+    scan = replace(whole, data=data, geometry=Geometry(data.shape, affine))
+    network = build_network(runner.model.config.network.model_copy(update={"dense": True}))
+    network.load_state_dict(load_file(locate_model("brain") / "model.safetensors"))
+    for module in network.modules():
+        if isinstance(module, Block):
+            module.__class__ = SlowBlock
+    reference = Predictor(replace(runner.model, network=network.eval()), "cpu").segment(scan).classes
+    result = runner.segment(scan).classes
+    present = [k for k in range(1, 17) if (reference == k).sum() > 500]
+    assert len(present) > 10
+    for k in present:
+        both = ((result == k) & (reference == k)).sum()
+        assert 2 * both / ((result == k).sum() + (reference == k).sum()) > 0.999, k
