@@ -43,9 +43,14 @@ class PlainConvolution(nn.Module):
         super().__init__()
         self.stride, self.bias, self.separable = folded.stride, folded.bias, separable
         mix = folded.mix_0  # of the first lattice, that of even axes
-        self.taps = [folded.taps_0_0, folded.taps_0_1, folded.taps_0_2]
+        x, y, z = folded.taps_0_0, folded.taps_0_1, folded.taps_0_2
+        self.channels = mix.shape[1]
+        # [3 moments, C_in, 1, n, 1, 1] and so on
+        self.taps = [
+            taps.view(3, 1, 1, *shape).repeat(1, self.channels, 1, 1, 1, 1)
+            for taps, shape in ((x, (-1, 1, 1)), (y, (1, -1, 1)), (z, (1, 1, -1)))
+        ]
         self.mix = mix.flatten(0, 1).T[:, :, None, None, None].contiguous()
-        x, y, z = self.taps
         kernels = torch.stack([torch.einsum("x,y,z->xyz", x[a], y[b], z[c]) for a, b, c in MOMENTS])
         self.kernel = torch.einsum("mio,mxyz->oixyz", mix, kernels)
 
@@ -60,11 +65,11 @@ class PlainConvolution(nn.Module):
         return F.conv3d(torch.cat(responses, 1), self.mix, self.bias)
 
     def _along(self, x: Tensor, axis: int, moment: int) -> Tensor:
-        kernel, channels = self.taps[axis][moment], x.shape[1]
-        shape, stride, padding = [1, 1, 1], [1, 1, 1], [0, 0, 0]
-        shape[axis], stride[axis] = len(kernel), self.stride[axis]
-        padding[axis] = symmetric_padding(len(kernel), self.stride[axis])
-        return F.conv3d(x, kernel.view(1, 1, *shape).repeat(channels, 1, 1, 1, 1), None, stride, padding, 1, channels)
+        weight = self.taps[axis][moment]
+        stride, padding = [1, 1, 1], [0, 0, 0]
+        stride[axis] = self.stride[axis]
+        padding[axis] = symmetric_padding(weight.shape[2 + axis], stride[axis])
+        return F.conv3d(x, weight, None, stride, padding, 1, self.channels)
 
 
 class PlainBlock(nn.Module):

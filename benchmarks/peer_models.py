@@ -33,9 +33,18 @@ class PublishedConvolution(nn.Module):
 
     ``K(p) = sum_paths sum_b emb_b(|p|) w_path,b CG Y_l(p / |p|)`` with five smooth functions of the radius of finite
     support and e3nn's tensor product, built anew in each pass, and a self-connection.
+
+    Args:
+        field_in: type of the input.
+        field_out: type of the output.
+        radial_functions: of the kernel.
+        kernel_alone: leave the self-connection out. It turns exactly, and with fresh weights is ten times as strong as
+            the kernel, so that it hides how well that turns.
     """
 
-    def __init__(self, field_in: FieldType, field_out: FieldType, radial_functions: int = 5) -> None:
+    def __init__(
+        self, field_in: FieldType, field_out: FieldType, radial_functions: int = 5, kernel_alone: bool = False
+    ) -> None:
         super().__init__()
         from e3nn import o3
         from e3nn.math import soft_one_hot_linspace
@@ -51,7 +60,7 @@ class PublishedConvolution(nn.Module):
         self.angular: Tensor
         self.register_buffer("embedding", embedding / DIAMETER**3)
         self.register_buffer("angular", angular)
-        self.self_connection = o3.Linear(str(field_in), str(field_out))
+        self.self_connection = None if kernel_alone else o3.Linear(str(field_in), str(field_out))
         self.product = o3.FullyConnectedTensorProduct(
             str(field_in),
             harmonics,
@@ -65,8 +74,10 @@ class PublishedConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, X, Y, Z]`` to ``[B, C_out, X, Y, Z]``."""
         kernel = self.product.right(self.angular, self.embedding @ self.weight)  # [x, y, z, C_in, C_out]
-        own = self.self_connection(x.movedim(1, -1)).movedim(-1, 1)
-        return own + F.conv3d(x, kernel.permute(4, 3, 0, 1, 2), padding=DIAMETER // 2)
+        result = F.conv3d(x, kernel.permute(4, 3, 0, 1, 2), padding=DIAMETER // 2)
+        if self.self_connection is not None:
+            result = result + self.self_connection(x.movedim(1, -1)).movedim(-1, 1)
+        return result
 
 
 def e3nn_convolution(field_in: FieldType, field_out: FieldType) -> nn.Module:

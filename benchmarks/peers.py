@@ -12,7 +12,9 @@ implementation can; "with backward" is a training pass without the optimiser. Ea
 first or last) that is faster for it. Memory is that of a process of its own above what it held before. Errors of
 equivariance are those of random weights: the largest difference of the 24 rotations of the grid, relative to the
 largest output, on noise, and the relative L2 error of a turn by 40 degrees about an odd axis on a smooth input. What
-cannot be imported here is told in its row: escnn wants `lie_learn`, whose wheels want numpy 1.
+cannot be imported here is told in its row: escnn wants `lie_learn`, whose wheels want numpy 1. The published form and
+e3nn's add a self-connection, which turns exactly and with fresh weights outweighs their kernels: what those do shows in
+the row without it.
 """
 
 from __future__ import annotations
@@ -72,6 +74,7 @@ LAYERS: Rows = {
     "voxseg": steerable_layer,
     "voxseg, run densely": partial(steerable_layer, dense=True),
     "published form": partial(PublishedConvolution, FIELD, FIELD),
+    "published form, kernel alone": partial(PublishedConvolution, FIELD, FIELD, kernel_alone=True),
     "e3nn voxel convolution": partial(e3nn_convolution, FIELD, FIELD),
     "escnn R3Conv": partial(EscnnConvolution, FIELD, FIELD),
     "Conv3d, 3 voxels": partial(plain_layer, 3),
