@@ -36,6 +36,11 @@ class DicomFile:
     path: Path
     member: str | None = None
 
+    @property
+    def name(self) -> str:
+        """Of the file, without folders."""
+        return self.path.name if self.member is None else PurePosixPath(self.member).name
+
     def open(self, archive: zipfile.ZipFile | None = None) -> io.BufferedIOBase:
         """The bytes of the file, to be closed by the caller.
 

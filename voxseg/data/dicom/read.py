@@ -88,8 +88,8 @@ def read_series(series: Series, progress: Callable[[float], None] = lambda done:
     notes = []
     if series.unreadable:
         count = series.unreadable
-        plural = "files look like DICOM and cannot" if count > 1 else "file looks like DICOM and cannot"
-        notes.append(f"{count} {plural} be read: if slices were in it, they are missing at an end")
+        plural = "files look like DICOM but are" if count > 1 else "file looks like DICOM but is"
+        notes.append(f"{count} {plural} unreadable: slices may be missing at an end")
     for kept, other in stack.duplicates:
         if not np.array_equal(loaded.slices[kept], loaded.slices[other]):
             problem = "different images lie at the same place, and nothing in them says what they are"

@@ -170,7 +170,7 @@ def _complete(dataset: Dataset) -> Dataset:
             setattr(result, name, None)
     for name, form in FORMS.items():  # what scanners have written otherwise is left out
         if result.get(name) and not re.fullmatch(form, str(result.get(name))):
-            setattr(result, name, None)
+            result[name].value = None
     series = str(dataset.get("SeriesInstanceUID", ""))
     if not result.get("FrameOfReferenceUID"):
         result.FrameOfReferenceUID = generate_uid(entropy_srcs=[series, "frame of reference"])

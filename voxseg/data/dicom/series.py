@@ -22,6 +22,7 @@ from voxseg.errors import UserError
 __all__ = ["Series", "choose_series", "find_series"]
 
 ALL = "all"
+SUFFIXES = (".dcm", ".ima")  # of files that should be DICOM
 DEFLATED = b"1.2.840.10008.1.2.1.99\x00"
 MOST_DEFLATED = 2**20  # bytes; pydicom unpacks it whatever size it takes
 
@@ -143,7 +144,8 @@ def _examine(file: DicomFile, archive: zipfile.ZipFile | None) -> tuple[Header, 
         with file.open(archive) as stream:
             start = stream.read(2048)
             if not looks_like_dicom(start[:START]):
-                return None
+                # An empty file is a copy that failed.
+                return ValueError("no DICOM") if not start or file.name.lower().endswith(SUFFIXES) else None
             if DEFLATED in start and stream.seek(0, 2) > MOST_DEFLATED:
                 raise ValueError("deflated")
             stream.seek(0)
