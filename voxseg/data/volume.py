@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import logging
 import math
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Header", "Volume", "check_volume", "read_array", "read_header", "read_volume", "scaled"]
 
 GZIP_BEST = 1100  # deflate cannot shrink anything by more than a factor of 1032
+META_HEADER = 2**16  # bytes in which a MetaImage says how many axes it has
 LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
 
 
@@ -313,6 +315,7 @@ def _itk_header(path: Path) -> tuple[Any, tuple[int, ...]]:
     """ITK's reader of a file, its header read, and the shape of the image."""
     import SimpleITK as sitk  # noqa: N813 - 0.3 s, and only these formats need it
 
+    _check_dimensions(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -324,6 +327,16 @@ def _itk_header(path: Path) -> tuple[Any, tuple[int, ...]]:
         problem = f"has {reader.GetNumberOfComponents()} values a voxel (colour or vectors)"
         raise UserError(path, problem, "give the grey-scale scan")
     return reader, tuple(int(n) for n in reader.GetSize())
+
+
+def _check_dimensions(path: Path) -> None:
+    """Refuse a MetaImage that announces more axes than ITK has room for: it writes past its end."""
+    if not path.name.lower().endswith(".mha"):
+        return
+    with open(path, "rb") as file:
+        found = re.findall(rb"NDims\s*=\s*(\S*)", file.read(META_HEADER))
+    if any(not re.fullmatch(rb"[1-9]", number) for number in found):
+        raise UserError(path, "is damaged: it announces an impossible number of axes", "copy or export the scan again")
 
 
 def _itk_geometry(reader: Any, shape: tuple[int, int, int]) -> Geometry:
