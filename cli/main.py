@@ -31,6 +31,7 @@ COMMANDS = (
     "benchmark",
     "data",
     "synthesize",
+    "export",
 )
 """Each is the function of its own name in the module of its own name, or the group `app` there; `Command`
 may be the class of the former."""
