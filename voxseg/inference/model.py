@@ -19,7 +19,15 @@ from voxseg.errors import UserError
 from voxseg.inference.locate import locate_model
 from voxseg.networks import NetworkConfig, build_network
 
-__all__ = ["Model", "ModelConfig", "OutputConfig", "PaintedRegion", "PostprocessingConfig", "load_model"]
+__all__ = [
+    "Model",
+    "ModelConfig",
+    "OutputConfig",
+    "PaintedRegion",
+    "PostprocessingConfig",
+    "load_model",
+    "read_model_config",
+]
 
 
 class PostprocessingConfig(BaseModel):
@@ -121,7 +129,7 @@ def load_model(model: str | Path, allow_import: bool = False) -> Model:
         UserError: if there is no such model, or its files are damaged or do not belong together.
     """
     folder = locate_model(model)
-    config = _read_config(folder / "config.yaml")
+    config = read_model_config(folder / "config.yaml")
     table = LabelTable.read(folder / "labels.csv")
     _check_agreement(folder, config, table)
     if config.network.foreign and not allow_import:
@@ -167,8 +175,12 @@ def _check_agreement(folder: Path, config: ModelConfig, table: LabelTable) -> No
         raise UserError(folder / "config.yaml", problem, "copy the model folder again")
 
 
-def _read_config(path: Path) -> ModelConfig:
-    """Read and check a model's `config.yaml`."""
+def read_model_config(path: Path) -> ModelConfig:
+    """Read and check a model's `config.yaml`.
+
+    Raises:
+        UserError: if it is none.
+    """
     try:
         contents = yaml.safe_load(path.read_text(encoding="utf-8"))
         return ModelConfig.model_validate(contents)

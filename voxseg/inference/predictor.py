@@ -31,7 +31,7 @@ from voxseg.inference.restore import ProbabilitySink, Restorer, sweep_axis
 from voxseg.inference.sides import find_mid_surface, header_mid_surface
 from voxseg.inference.windows import in_planes
 
-__all__ = ["Predictor", "Segmentation", "choose_device"]
+__all__ = ["Predictor", "Segmentation", "check_images", "choose_device"]
 
 Progress = Callable[[str, float], None]
 FALLBACK_WINDOW = 96
@@ -162,7 +162,7 @@ class Predictor:
         seconds: dict[str, float] = {}
         config = self.model.config
         volumes = [images] if isinstance(images, Volume) else list(images)
-        _check_images(volumes, list(config.preparation.images))
+        check_images(volumes, list(config.preparation.images))
         plan = self.plan(volumes, probabilities is not None)
         _check_memory(volumes[0], plan)
         with _stage("preparing", seconds, progress):
@@ -345,7 +345,7 @@ def _on(network: nn.Module, device: torch.device) -> nn.Module:
     return network if all(t.device == place for t in tensors) else copy.deepcopy(network).to(device)
 
 
-def _check_images(volumes: Sequence[Volume], names: Sequence[str]) -> None:
+def check_images(volumes: Sequence[Volume], names: Sequence[str]) -> None:
     """Refuse images that are not those of a model, or do not show the same space as the first.
 
     Raises:
