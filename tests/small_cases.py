@@ -82,3 +82,12 @@ def build_cases(folder: Path, count: int = 5, sizes: Sequence[float] = (1.0,)) -
         shape = (round(SHAPE[0] * factor), round(SHAPE[1] * factor), round(SHAPE[2] * factor))
         cases.append(write_case(folder / "data", f"c{k}", k, shape))
     return CaseCache(folder / "cache", PREPARATION, SCHEME).build(cases)
+
+
+def save_head(path: Path) -> None:
+    """A ball of tissue in empty space, at 4 mm."""
+    x, y, z = np.meshgrid(*(np.arange(40) - 19.5,) * 3, indexing="ij")
+    noise = np.random.default_rng(0).integers(300, 900, x.shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image((noise * (x**2 + y**2 + z**2 < 17**2)).astype(np.int16), np.diag([-4.0, 4, 4, 1]))
+    nib.save(image, path)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
 
+from small_cases import save_head
 from voxseg.cli.main import run
 from voxseg.report.outputs import DICOM_OUTPUTS, OUTPUTS
 
@@ -42,15 +43,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def save_head(path: Path) -> None:
-    """A ball of tissue in empty space, at 4 mm."""
-    x, y, z = np.meshgrid(*(np.arange(40) - 19.5,) * 3, indexing="ij")
-    noise = np.random.default_rng(0).integers(300, 900, x.shape)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = nib.Nifti1Image((noise * (x**2 + y**2 + z**2 < 17**2)).astype(np.int16), np.diag([-4.0, 4, 4, 1]))
-    nib.save(image, path)
-
-
 def test_bids(place: Path) -> None:
     for label in ("01", "02"):
         save_head(place / f"my_study/sub-{label}/anat/sub-{label}_T1w.nii.gz")
@@ -73,3 +65,18 @@ def test_dicom(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {path.name for path in (place / "results").iterdir()} == {
         f"dicom_export_series-3{end}" for end in (*OUTPUTS, *DICOM_OUTPUTS)
     }
+
+
+@pytest.mark.slow
+def test_exports(place: Path) -> None:
+    for package in ("onnxruntime", "onnxscript", "fire"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    for line in lines("voxseg export"):
+        assert call(line) == 0
+    made = {path.name for path in place.iterdir()}
+    assert made == {"brain.onnx", "brain.onnx.json", "brain.ts", "brain.ts.json", "brain_bundle"}
+    save_head(place / "scan.nii.gz")
+    (line,) = lines("python -m monai.bundle")
+    done = subprocess.run([sys.executable, *shlex.split(line)[1:]], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (place / "brain_bundle/results/scan_seg.nii.gz").is_file()

@@ -72,6 +72,9 @@ def describe(model: Model, folder: Path, form: str) -> dict[str, Any]:
             if not config.output.regions
             else "regions of probability 0.5 and above, painted with their ids in the order of the channels",
             "largest_component": config.postprocessing.largest_component,
+            "sides": "structures with two sides have the id of the left one; voxseg.inference.sides tells them apart"
+            if config.postprocessing.sides
+            else "told by the network, as far as 'labels' has them",
         },
         "labels": [
             {"id": label.id, "name": label.name, "colour": label.colour, "side": label.side} for label in model.table
@@ -90,4 +93,7 @@ def _channels(model: Model) -> list[dict[str, Any]]:
     if regions:
         return [{"channel": k, "name": region.name, "id": region.label} for k, region in enumerate(regions)]
     background = {"channel": 0, "name": "background", "id": 0}
-    return [background, *({"channel": k, "name": lb.name, "id": lb.id} for k, lb in enumerate(model.table, start=1))]
+    return [
+        background,
+        *({"channel": k, "name": lb.name, "id": lb.id} for k, lb in enumerate(model.structures, start=1)),
+    ]

@@ -78,7 +78,7 @@ def metadata(model: Model) -> dict[str, Any]:
     """What MONAI wants to be said of a bundle (MONAI Bundle Specification, "metadata.json File")."""
     config = model.config
     images, regions = config.preparation.images, config.output.regions
-    names = [region.name for region in regions] or ["background", *model.table.names]
+    names = [region.name for region in regions] or ["background", *model.structures.names]
     scales = {image.scale for image in images.values()}
     return {
         "schema": SCHEMA,

@@ -9,17 +9,16 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
+from torch import nn
 
 from voxseg.data.labels import LabelTable
 from voxseg.data.paths import check_scan_path, scan_name
-from voxseg.data.preparation import prepare
-from voxseg.data.resample import memory_order
+from voxseg.data.preparation import Prepared, prepare
 from voxseg.data.segmentation import write_segmentation
 from voxseg.data.staging import write_complete
 from voxseg.data.volume import read_volume
-from voxseg.inference.model import read_model_config
-from voxseg.inference.predictor import check_images
-from voxseg.inference.restore import keep_largest, restore
+from voxseg.inference.model import Model, read_model_config
+from voxseg.inference.predictor import Predictor, check_images
 from voxseg.report.outputs import about, make_folder
 
 __all__ = ["PrepareScand", "RestoreLabelsd", "SaveLabelsd"]
@@ -69,27 +68,32 @@ class RestoreLabelsd(MapTransform):
     Args:
         keys: of the probabilities, which are replaced.
         model: folder with the model's `config.yaml` and `labels.csv`.
-        grid_key: as `PrepareScand` has written it.
+        image_key: as `PrepareScand` has written it.
+        grid_key: likewise.
         scan_key: likewise.
     """
 
-    def __init__(self, keys: KeysCollection, model: str, grid_key: str = "grid", scan_key: str = "scan") -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        model: str,
+        image_key: str = "image",
+        grid_key: str = "grid",
+        scan_key: str = "scan",
+    ) -> None:
         super().__init__(keys)
-        self.config = read_model_config(Path(model) / "config.yaml")
-        self.table = LabelTable.read(Path(model) / "labels.csv")
-        self.painted = [1 + self.table.ids.index(region.label) for region in self.config.output.regions] or None
-        self.grid_key, self.scan_key = grid_key, scan_key
+        config, table = read_model_config(Path(model) / "config.yaml"), LabelTable.read(Path(model) / "labels.csv")
+        # The network is the bundle's own; what comes after it is the same for all.
+        self.predictor = Predictor(Model(config, table, nn.Identity()), "cpu")
+        self.image_key, self.grid_key, self.scan_key = image_key, grid_key, scan_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace probabilities by labels."""
-        result, scan = dict(data), data[self.scan_key]
+        result = dict(data)
+        prepared = Prepared(data[self.image_key], data[self.grid_key])
         for key in self.keys:
-            probabilities = torch.as_tensor(data[key]).as_subclass(torch.Tensor).float().cpu().clone()
-            if self.config.postprocessing.largest_component:
-                keep_largest(probabilities, bool(self.painted))
-            layout = memory_order(scan.data)
-            classes = restore(probabilities, data[self.grid_key], scan.geometry, layout, painted=self.painted)
-            result[key] = self.table.to_ids(classes)
+            probabilities = torch.as_tensor(data[key]).as_subclass(torch.Tensor).cpu()
+            result[key] = self.predictor.restore(probabilities, prepared, data[self.scan_key]).labels
         return result
 
 

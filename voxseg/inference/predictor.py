@@ -181,12 +181,28 @@ class Predictor:
                 run = self._choose(prepared.grid, job.scan, 0, stored, FALLBACK_WINDOW)
         if classes is None:
             classes = self._in_windows(job, run)
-        confidence = job.expected.scores()
-        if self.sides is not None:
-            confidence = confidence[self.sides.structure[1:] - 1]
-        return Segmentation(
-            classes, self.model.table, run.count, seconds, replace(plan, run=run), job.sides, confidence
-        )
+        plan = replace(plan, run=run)
+        return Segmentation(classes, self.model.table, run.count, seconds, plan, job.sides, self._confidence(job))
+
+    @torch.no_grad()
+    def restore(self, probabilities: Tensor, prepared: Prepared, scan: Volume) -> Segmentation:
+        """The segmentation that probabilities stand for which were made elsewhere, as by an exported network.
+
+        Args:
+            probabilities: `[K, X, Y, Z]` on the grid of the prepared image; of each class or region.
+            prepared: what the network was given.
+            scan: the first image of the case, in whose grid the segmentation is.
+        """
+        seconds: dict[str, float] = {}
+        layout = memory_order(scan.data)
+        job = _Job(prepared, scan.geometry, layout, None, seconds, lambda stage, fraction: None, self._expected())
+        classes = self._restored(job, probabilities.float().clone())
+        return Segmentation(classes, self.model.table, 1, seconds, None, job.sides, self._confidence(job))
+
+    def _confidence(self, job: _Job) -> NDArray[np.float64]:
+        """The Dice to expect of each label of the table."""
+        scores = job.expected.scores()
+        return scores if self.sides is None else scores[self.sides.structure[1:] - 1]
 
     def _painted(self) -> list[int] | None:
         """The class index of each region; None if the outputs are exclusive classes."""
@@ -224,13 +240,17 @@ class Predictor:
 
     def _at_once(self, job: _Job) -> NDArray[np.uint8]:
         """The segmentation of a case whose probabilities fit into memory."""
-        config = self.model.config
         with _stage("network", job.seconds, job.progress):
             probabilities, _ = self._probabilities(job.prepared.image, lambda done: job.progress("network", done))
-            job.expected.feed(probabilities)
+        return self._restored(job, probabilities)
+
+    def _restored(self, job: _Job, probabilities: Tensor) -> NDArray[np.uint8]:
+        """The segmentation that probabilities `[K, X, Y, Z]` on the working grid stand for; they are overwritten."""
+        config = self.model.config
+        job.expected.feed(probabilities)
+        with _stage("restoring", job.seconds, job.progress):
             if config.postprocessing.largest_component:
                 keep_largest(probabilities, bool(config.output.regions))
-        with _stage("restoring", job.seconds, job.progress):
             axis = sweep_axis(job.prepared.grid, job.scan, 2 if job.sink is not None else job.layout[0])
             restorer = job.restorer(axis, self._painted(), _report(job.progress, "restoring"))
             restorer.feed(probabilities.movedim(axis + 1, 1))
