@@ -159,7 +159,6 @@ def inference(model: Model) -> dict[str, Any]:
                 },
             ],
         },
-        "initialize": ["$torch.set_grad_enabled(False)"],
         "run": [
             "$[@postprocessing({**case, 'pred': @inferer(case['image'][None].to(@device), @network)[0]}) "
             "for case in @dataset]"
