@@ -15,7 +15,7 @@ from voxseg.data.labels import LabelTable
 from voxseg.data.paths import check_scan_path, scan_name
 from voxseg.data.preparation import Prepared, prepare
 from voxseg.data.segmentation import write_segmentation
-from voxseg.data.staging import write_complete
+from voxseg.data.staging import staged
 from voxseg.data.volume import read_volume
 from voxseg.inference.model import Model, read_model_config
 from voxseg.inference.predictor import Predictor, check_images
@@ -58,7 +58,11 @@ class PrepareScand(MapTransform):
         volumes = [read_volume(path) for path in paths]
         check_images(volumes, list(self.config.images))
         prepared = prepare([(volume.data, volume.geometry) for volume in volumes], self.config)
-        found = {self.image_key: prepared.image, self.grid_key: prepared.grid, self.scan_key: volumes[0]}
+        found: dict[Hashable, Any] = {
+            self.image_key: prepared.image,
+            self.grid_key: prepared.grid,
+            self.scan_key: volumes[0],
+        }
         return {**data, **found}
 
 
@@ -122,8 +126,6 @@ class SaveLabelsd(MapTransform):
         make_folder(self.folder)
         for key in self.keys:
             target = self.folder / f"{scan_name(scan.path)}_seg.nii.gz"
-            labels = data[key]
-            write_complete(
-                target, lambda path, ids=labels: write_segmentation(path, ids, self.table, scan, about(self.name))
-            )
+            with staged(target) as (path,):
+                write_segmentation(path, data[key], self.table, scan, about(self.name))
         return dict(data)

@@ -18,7 +18,7 @@ from voxseg.report.outputs import OUTPUTS, PAGE
 __all__ = ["Predict"]
 
 
-class PredictInputSpec(CommandLineInputSpec):  # type: ignore[misc]
+class PredictInputSpec(CommandLineInputSpec):
     """What `voxseg predict` takes, for one scan."""
 
     scan = File(exists=True, mandatory=True, position=0, argstr="%s", desc="the scan")
@@ -30,7 +30,7 @@ class PredictInputSpec(CommandLineInputSpec):  # type: ignore[misc]
     report = traits.Bool(argstr="--report", desc="write a page with an interactive viewer too")
 
 
-class PredictOutputSpec(TraitedSpec):  # type: ignore[misc]
+class PredictOutputSpec(TraitedSpec):
     """What it writes."""
 
     segmentation = File(exists=True, desc="labels in the grid of the scan")
@@ -39,7 +39,7 @@ class PredictOutputSpec(TraitedSpec):  # type: ignore[misc]
     report = File(desc="page with an interactive viewer")
 
 
-class Predict(CommandLine):  # type: ignore[misc]
+class Predict(CommandLine):
     """Segment a scan."""
 
     _cmd = "voxseg predict"

@@ -15,6 +15,7 @@ Kernels are dense, norms and gates are products with constant matrices: what any
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from voxseg.networks.layers import Block, PlainConv3d
 from voxseg.networks.unet import UNet
+from voxseg.steerable import FieldNorm, Gate
 from voxseg.steerable.convolution import FoldedConv3d
 from voxseg.steerable.separable import MOMENTS
 
@@ -72,7 +74,7 @@ class PlainUNet(nn.Module):
 class _Convolution(nn.Module):
     """A convolution whose kernel depends on whether the strided axes are even or odd."""
 
-    def __init__(self, kernels: dict[tuple[bool, bool, bool], Placed], bias: Tensor, stride: tuple[int, ...]) -> None:
+    def __init__(self, kernels: dict[tuple[bool, ...], Placed], bias: Tensor, stride: Sequence[int]) -> None:
         """Kernels by whether each axis is odd; for an axis of stride 1 both are the same."""
         super().__init__()
         reach = [0, 0, 0]
@@ -109,17 +111,18 @@ class _GatedNorm(nn.Module):
     def __init__(self, block: Block) -> None:
         super().__init__()
         _, norm, gate = block
-        self.epsilon: float = norm.epsilon  # type: ignore[assignment]
-        source: Tensor = gate._source  # type: ignore[assignment]
-        self.controls, self.gates = len(source), norm.field.channels - source.shape[1]  # type: ignore[union-attr]
+        assert isinstance(norm, FieldNorm)
+        assert isinstance(gate, Gate)
+        self.epsilon = norm.epsilon
+        self.controls, self.gates = len(gate._source), gate.gates
         self.mean: Tensor
         self.scales: Tensor
         self.source: Tensor
         self.shifts: Tensor
-        self.register_buffer("mean", _as_kernel(norm._mean))  # type: ignore[arg-type]
-        self.register_buffer("scales", _as_kernel(norm.scales()))  # type: ignore[operator]
-        self.register_buffer("source", _as_kernel(source))
-        self.register_buffer("shifts", norm.shifts().detach().reshape(1, -1, 1, 1, 1).clone())  # type: ignore[operator]
+        self.register_buffer("mean", _as_kernel(norm._mean))
+        self.register_buffer("scales", _as_kernel(norm.scales()))
+        self.register_buffer("source", _as_kernel(gate._source))
+        self.register_buffer("shifts", norm.shifts().detach().reshape(1, -1, 1, 1, 1).clone())
 
     def forward(self, x: Tensor) -> Tensor:
         inverse = torch.rsqrt(F.conv3d(x * x, self.mean) + self.epsilon)
@@ -131,7 +134,7 @@ class _GatedNorm(nn.Module):
 class _Upsample(nn.Module):
     """Linear interpolation by 2 along the strided axes, onto the grid of another volume."""
 
-    def __init__(self, stride: tuple[int, ...]) -> None:
+    def __init__(self, stride: Sequence[int]) -> None:
         super().__init__()
         self.x, self.y, self.z = (s == 2 for s in stride)
 
