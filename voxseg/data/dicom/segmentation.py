@@ -126,7 +126,7 @@ def write_dicom_picture(path: Path, picture: Path, scan: Volume, description: st
             patient_orientation=("L", "P"),
             transfer_syntax_uid=ExplicitVRLittleEndian,
         )
-        capture.PatientOrientation = None  # there are three planes in it
+        capture.PatientOrientation = []  # there are three planes in it
         capture.SeriesDescription = description[:MEANING]
         capture.save_as(path, enforce_file_format=True)
 
