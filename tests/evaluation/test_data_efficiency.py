@@ -362,7 +362,11 @@ def test_an_interruption_between_runs_keeps_those_that_are_finished(tmp_path):
     def stop(text: str) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    progress = run_benchmark(tiny(), tmp_path / "b", "cpu", stop)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+    try:
+        progress = run_benchmark(tiny(), tmp_path / "b", "cpu", stop)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert progress.stopped == signal.SIGINT
     assert [result.arm for result in progress.done] == ["steerable"]
     assert sys.stderr.__class__.__name__ != "_Log"
