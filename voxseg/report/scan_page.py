@@ -27,6 +27,9 @@ OBLIQUE = 5.0  # degrees from which a reader is told
 ANISOTROPIC = 2.0  # ratio of the largest to the smallest spacing, likewise
 
 
+_QUALITY = "Quality {:.2f}: the mean Dice over structures that the network expects of itself; not a measurement"
+
+
 @dataclass(frozen=True)
 class ScanReport:
     """What the page says besides the segmentation itself.
@@ -79,6 +82,7 @@ def scan_page(
         machine=machine,
         seconds=segmentation.seconds,
         windows=segmentation.windows,
+        quality=None if segmentation.confidence is None else _QUALITY.format(segmentation.quality),
     )
     # The viewer lays segmentations over images of the same grid alone.
     shown = {image: volume.data for image, volume in named.items() if volume.geometry == first.geometry}
