@@ -44,3 +44,10 @@ def test_labels_without_merged_sides_are_refused(scheme: LabelScheme) -> None:
 def test_a_table_in_another_order_is_refused(ids: list[int]) -> None:
     with pytest.raises(ValueError, match="structures first"):
         SideClasses.of(LabelTable.freesurfer().select(ids))
+
+
+def test_apart_reads_references_with_both_sides() -> None:
+    scheme = LabelScheme.brain().apart()
+    assert scheme.predicted() == LabelScheme.brain().with_sides()
+    ids = np.array([4, 5, 43, 44, 31, 63, 2, 41, 251, 16, 24, 0])
+    assert scheme.predicted().to_ids(scheme.to_classes(ids)).tolist() == [4, 4, 43, 43, 4, 43, 2, 41, 2, 16, 0, 0]

@@ -18,7 +18,7 @@ from voxseg.evaluation.labelling import labels_found, labels_given
 from voxseg.evaluation.pairs import Pair
 
 SHAPE = (10, 10, 10)
-BRAIN = LabelScheme.brain()
+BRAIN = LabelScheme.brain().apart()
 
 
 def save(path: Path, *ids: int) -> Path:
@@ -83,12 +83,12 @@ def test_tables_with_sides_keep_them(tmp_path: Path) -> None:
 
 
 def test_predictions_of_a_packaged_model_name_it(tmp_path: Path) -> None:
-    """Merged sides against manual labels with both: the common case works without an option."""
+    """Sides told apart afterwards against manual labels: the common case works without an option."""
     table = labels_given("brain").scheme.predicted()
     prediction = written(tmp_path / "p.nii.gz", table, "voxseg 0.1.0, model brain", 10, 17, 2)
     found = find(prediction, save(tmp_path / "r.nii.gz", 10, 49, 17, 53, 24, 2, 41))
     assert found.source == "the model brain, which the predictions name"
-    assert found.scheme.merge_sides
+    assert not found.scheme.merge_sides
     assert found.scheme.classes == BRAIN.classes
     # Another model of that name, with other labels, is not taken for it.
     other = written(tmp_path / "q.nii.gz", table.select([10, 17]), "voxseg 0.1.0, model brain", 10)
@@ -115,7 +115,7 @@ def test_names_in_headers(tmp_path: Path) -> None:
 
 def test_headers_that_contradict_each_other(tmp_path: Path) -> None:
     one = written(tmp_path / "a.nii.gz", LabelTable.freesurfer().select([10]), "x", 10)
-    table = labels_given("brain").scheme.predicted().select([10])
+    table = LabelScheme.brain().predicted().select([10])
     other = written(tmp_path / "b.nii.gz", table, "x", 10)
     pairs = [Pair("a", one, one, "m"), Pair("b", other, other, "m")]
     with pytest.raises(UserError) as caught:
@@ -151,6 +151,6 @@ def test_merged_sides_without_a_name_are_recognised(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         find(merged, sided)
     message = "p.nii.gz: has the ids of the left side alone, and the reference those of both sides; if both sides are "
-    assert message + "one structure there, give --labels brain" in str(caught.value)
+    assert message + "one structure there, give --labels and a model or config with merge_sides" in str(caught.value)
     with pytest.raises(UserError, match=r"r\.nii\.gz: has the ids of the left side alone, and the prediction"):
         find(save(tmp_path / "p2.nii.gz", 10, 49, 17, 53), save(tmp_path / "r.nii.gz", 10, 17))

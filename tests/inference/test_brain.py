@@ -12,13 +12,16 @@ from safetensors.torch import load_file
 from voxseg.cli._cases import EXAMPLE
 from voxseg.data.geometry import Geometry
 from voxseg.data.label_scheme import LabelScheme
+from voxseg.data.sides import SideClasses
 from voxseg.data.volume import read_volume
 from voxseg.inference.locate import locate_model, packaged_models
 from voxseg.inference.model import load_model
 from voxseg.inference.predictor import Predictor
 from voxseg.networks import build_network
 from voxseg.networks.layers import Block
+from voxseg.testing import grid_rotations
 
+SIDES = SideClasses.of(LabelScheme.brain().with_sides())
 pytestmark = pytest.mark.skipif("brain" not in packaged_models(), reason="no brain model is packaged")
 
 
@@ -40,12 +43,21 @@ def upright(runner, scan):
 @pytest.fixture(scope="module")
 def manual(shared_data):
     labels = nib.load(shared_data / "oasis_manual" / "validation" / "1003" / "labels.nii.gz")
-    return LabelScheme.brain().to_classes(np.asanyarray(labels.dataobj).astype(np.int32))
+    return LabelScheme.brain().apart().to_classes(np.asanyarray(labels.dataobj).astype(np.int32))
 
 
 def mean_dice(one, other):
+    """Of structures, both sides of which count as one."""
+    one, other = SIDES.structure[one], SIDES.structure[other]
     scores = [2 * ((one == k) & (other == k)).sum() / ((one == k).sum() + (other == k).sum()) for k in range(1, 17)]
     return float(np.mean(scores))
+
+
+def right_sides(found, manual):
+    """Share of the voxels that have a side in both, and the same one."""
+    one, other = SIDES.side[found], SIDES.side[manual]
+    both = (one > 0) & (other > 0)
+    return (one == other)[both].mean()
 
 
 def turned(volume, axes, flips):
@@ -57,6 +69,15 @@ def turned(volume, axes, flips):
 
 def test_agrees_with_people(upright, manual):
     assert mean_dice(upright, manual) > 0.7
+
+
+def test_sides_are_told_whatever_the_header_says(runner, scan, upright, manual):
+    assert right_sides(upright, manual) > 0.995
+    for rotation in grid_rotations()[1::6]:
+        affine = np.eye(4)
+        affine[:3, :3] = rotation.numpy() @ scan.geometry.affine[:3, :3]
+        other = replace(scan, geometry=Geometry(scan.geometry.shape, affine))
+        assert right_sides(runner.segment(other).classes, manual) > 0.995
 
 
 @pytest.mark.parametrize(("axes", "flips"), [((0, 1, 2), (1, 2)), ((1, 2, 0), ()), ((2, 1, 0), (0, 1, 2))])

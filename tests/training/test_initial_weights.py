@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from models import write_model
 from voxseg.errors import UserError
+from voxseg.inference.model import load_model
 from voxseg.networks import NetworkConfig, build_network
 from voxseg.training.initial_weights import describe, resolve_model, take_weights
 
@@ -62,7 +63,8 @@ def test_other_labels_images_and_depth_keep_what_fits(tmp_path: Path) -> None:
 
 
 def test_the_packaged_model_by_name() -> None:
-    origin, _, after = take("brain", **{**NetworkConfig(out_channels=40).model_dump(), "out_channels": 40})
+    packaged = load_model("brain").config.network
+    origin, _, after = take("brain", **{**packaged.model_dump(), "out_channels": 40})
     assert origin["model"] == "brain"
     assert origin["steps"] > 0
     assert {name.split(".")[0] for name in origin["new"]} == {"logits"}

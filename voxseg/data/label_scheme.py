@@ -198,6 +198,23 @@ class LabelScheme(BaseModel):
             raise UserError("postprocessing.sides", problem, "set it to false, or labels.merge_sides to true")
         return self.base.select([*chosen.ids, *partners])
 
+    def apart(self) -> LabelScheme:
+        """The same structures with their sides apart, in the order of `with_sides`: what is scored of such a model.
+
+        An id without a side that is merged into a paired structure counts as its left one.
+
+        Raises:
+            UserError: as `with_sides` does.
+        """
+        known, pairs = self.base, {}
+        for source, target in self.merge.items():
+            if source in known and target in known:
+                other, other_target = known.by_id(source).partner, known.by_id(target).partner
+                if other is not None and other_target is not None:
+                    pairs[other] = other_target
+        changes = {"classes": self.with_sides().ids, "merge_sides": False, "merge": {**pairs, **self.merge}}
+        return LabelScheme.model_validate(self.model_dump() | changes)
+
     def lookup(self, max_id: int) -> NDArray[np.uint8]:
         """Class index for every id from 0 to `max_id` of a data set; 0 for what is not predicted."""
         index = {label_id: k for k, label_id in enumerate(self.classes, start=1)}

@@ -248,12 +248,14 @@ def _one_sided(ids: frozenset[int], others: frozenset[int], scheme: LabelScheme)
 
 
 def _of_config(path: Path) -> LabelScheme:
-    """The block `labels` of a training config or of a model's `config.yaml`."""
-    values: Any = read_yaml(path).get("labels")
+    """The block `labels` of a training config or of a model's `config.yaml`; with sides if results have them."""
+    contents: dict[str, Any] = read_yaml(path)
+    values: Any = contents.get("labels")
     if values is None:
         raise UserError(path, "has no block labels", "give a training config, a model folder or a labels.csv")
     try:
-        return LabelScheme.model_validate(values)
+        scheme = LabelScheme.model_validate(values)
+        return scheme.apart() if (contents.get("postprocessing") or {}).get("sides") else scheme
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, ("labels", *first["loc"])))
