@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from voxseg.data.labels import LabelTable
 
 __all__ = ["write_volumes"]
@@ -14,7 +17,11 @@ COLUMNS = ("id", "name", "side", "voxels", "mm3")
 
 
 def write_volumes(
-    path: Path, table: LabelTable, counts: Sequence[int], voxel_volume: float, confidence: Sequence[float] | None = None
+    path: Path,
+    table: LabelTable,
+    counts: Sequence[int],
+    voxel_volume: float,
+    confidence: Sequence[float] | NDArray[np.float64] | None = None,
 ) -> None:
     """Write one line per label, tab-separated, below the line `id name side voxels mm3`; what was not found has 0.
 
