@@ -211,7 +211,7 @@ def _first_of_plain(convolution: PlainConv3d, odd: tuple[bool, ...]) -> tuple[in
 
 def _pointwise(layer: nn.Module) -> nn.Conv3d:
     """A 1x1x1 convolution that is run as one."""
-    weight: Tensor = layer.weight.detach()  # type: ignore[operator, assignment]
+    weight: Tensor = layer.weight.detach()  # type: ignore[operator]
     bias: Tensor | None = layer.bias  # type: ignore[assignment]
     result = nn.Conv3d(weight.shape[1], weight.shape[0], 1, bias=bias is not None)
     with torch.no_grad():
