@@ -7,7 +7,11 @@ from typing import Any
 
 from voxseg.data.quiet import STANDARD_ERROR
 
-__all__ = ["Progress", "say"]
+__all__ = ["REPORT_STAGE", "STAGES", "ManyCases", "Progress", "say"]
+
+# The share of the time that each stage of a case takes, about, for the progress bar.
+STAGES = {"reading": 5, "preparing": 5, "network": 65, "restoring": 10, "writing": 5, "drawing": 10}
+REPORT_STAGE = {"page": 10}
 
 
 def say(text: str, error: bool = False) -> None:
@@ -37,8 +41,7 @@ class Progress:
     def __call__(self, stage: str, fraction: float) -> None:
         if self.bar is None:
             return
-        before = sum(self.stages[s] for s in list(self.stages)[: list(self.stages).index(stage)])
-        self.bar.n = before + fraction * self.stages[stage]
+        self.bar.n = _before(stage, self.stages) + fraction * self.stages[stage]
         self.bar.set_description_str(f"{self.name}: {stage}")
 
     def close(self) -> None:
@@ -46,3 +49,45 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+class ManyCases:
+    """A bar over cases that are worked on at the same time; nothing where standard error is not a terminal."""
+
+    def __init__(self, total: int, stages: dict[str, int]) -> None:
+        self.stages = stages
+        self.done, self.under_way = 0, dict[int, float]()
+        self.bar: Any = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}"
+            self.bar = tqdm(total=total, bar_format=form, leave=False, desc=f"0 of {total} scans")
+
+    def moved(self, case: int, stage: str, fraction: float) -> None:
+        """So much of a stage of a case is done."""
+        part = _before(stage, self.stages) + fraction * self.stages[stage]
+        self.under_way[case] = part / sum(self.stages.values())
+        self._show()
+
+    def ended(self, case: int) -> None:
+        """A case is done, one way or the other."""
+        self.done += 1
+        self.under_way.pop(case, None)
+        self._show()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def _show(self) -> None:
+        if self.bar is not None:
+            self.bar.n = min(self.done + sum(self.under_way.values()), self.bar.total)
+            self.bar.set_description_str(f"{self.done} of {self.bar.total} scans")
+
+
+def _before(stage: str, stages: dict[str, int]) -> int:
+    """What the stages before one add up to."""
+    return sum(stages[s] for s in list(stages)[: list(stages).index(stage)])

@@ -8,20 +8,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from voxseg.cli._batch import ended_by_signals, on_this_machine
+from voxseg.cli._case import CaseWork, Loaded, Settings
 from voxseg.cli._cases import Task
 from voxseg.cli._progress import say
-from voxseg.cli.predict import Batch, Device, Found, Loaded, Settings, run_batch
+from voxseg.cli._telling import Teller
+from voxseg.cli.predict import Device
 from voxseg.data.datasets.bids_scans import BidsScan, find_scans, modality_of
 from voxseg.data.datasets.case import ImageFile
 from voxseg.errors import UserError
 from voxseg.inference.locate import image_names, locate_model, model_name
 from voxseg.report.bids_derivatives import Derivatives
 from voxseg.report.niivue import find_niivue
+
+if TYPE_CHECKING:
+    from voxseg.inference.predictor import Segmentation
 
 LABELS = {
     "--participant-label": "--participant-label",
@@ -154,30 +160,38 @@ def bids(
         derivatives.check_source(scan)
     tasks = [_task(derivatives, scan, modalities) for scan in scans]
     limit = None if max_memory is None else int(max_memory * 1e9)
-    settings = Settings(folder, device.value, threads, limit, allow_import, report, skip_existing, verbose)
+    settings = Settings(folder, tuple(names), device.value, threads, limit, allow_import, report, skip_existing)
     derivatives.describe()
     by_target = {task.target: scan for task, scan in zip(tasks, scans, strict=True)}
-    run_batch(_BidsBatch(settings, names, derivatives, by_target), tasks)
+    teller = Teller(len(tasks), verbose)
+    with ended_by_signals():
+        on_this_machine(_BidsWork(settings, derivatives, by_target), tasks, teller)
+    teller.finish()
 
 
-class _BidsBatch(Batch):
+class _BidsWork(CaseWork):
     """Scans whose results are written as derivatives."""
 
-    def __init__(
-        self, settings: Settings, names: list[str], derivatives: Derivatives, scans: Mapping[Path, BidsScan]
-    ) -> None:
-        super().__init__(settings, names, len(scans))
+    def __init__(self, settings: Settings, derivatives: Derivatives, scans: Mapping[Path, BidsScan]) -> None:
+        super().__init__(settings)
         self.derivatives, self.scans = derivatives, scans
 
-    def _outputs(self, task: Task) -> list[Path]:
+    def outputs(self, task: Task) -> list[Path]:
         files = self.derivatives.of(self.scans[task.target])
         paths = [files.labels, files.table, files.sidecar, files.volumes, files.picture]
         return [*paths, files.page] if self.settings.report else paths
 
-    def _save(self, task: Task, loaded: Loaded, found: Found, page: Callable[[Path, bytes], None] | None) -> list[Path]:
+    def save(
+        self,
+        task: Task,
+        loaded: Loaded,
+        segmentation: Segmentation,
+        progress: Callable[[str, float], None],
+        page: Callable[[Path, bytes], None] | None,
+    ) -> list[Path]:
         weights = self.settings.folder / "model.safetensors"
         scan, volume = self.scans[task.target], loaded.volumes[0]
-        return self.derivatives.write(scan, volume, found.segmentation, weights, found.progress, page)
+        return self.derivatives.write(scan, volume, segmentation, weights, progress, page)
 
 
 @dataclass(frozen=True)

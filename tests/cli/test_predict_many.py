@@ -59,7 +59,7 @@ def test_scans_are_told_in_order_with_their_rate(tmp_path, model, capsys):
 def test_beside_each_other_or_one_by_one_gives_the_same(tmp_path, model, monkeypatch):
     scans = save(tmp_path, 3)
     assert call(*scans, "--model", model, "-o", tmp_path / "a") == 0
-    monkeypatch.setattr("voxseg.cli.predict.BESIDE", 0.0)
+    monkeypatch.setattr("voxseg.cli._batch.BESIDE", 0.0)
     assert call(*scans, "--model", model, "-o", tmp_path / "b") == 0
     written = [
         path for path in sorted((tmp_path / "a").iterdir()) if path.suffix != ".json"

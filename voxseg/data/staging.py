@@ -9,7 +9,7 @@ from pathlib import Path
 
 from voxseg.errors import UserError
 
-__all__ = ["staged", "write_complete", "write_text"]
+__all__ = ["staged", "temporary_name", "write_complete", "write_text"]
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def staged(*targets: Path) -> Iterator[list[Path]]:
     Raises:
         UserError: if the folder cannot be written to, or the disk is full.
     """
-    temporaries = [target.with_name(f".{os.getpid()}.{target.name}") for target in targets]
+    temporaries = [temporary_name(target, os.getpid()) for target in targets]
     try:
         yield temporaries
         for temporary in temporaries:
@@ -44,6 +44,11 @@ def staged(*targets: Path) -> Iterator[list[Path]]:
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
+
+
+def temporary_name(target: Path, process: int) -> Path:
+    """The name that a process gives a file until it is complete: what is left of it if the process is killed."""
+    return target.with_name(f".{process}.{target.name}")
 
 
 def write_complete(path: Path, write: Callable[[Path], object]) -> None:

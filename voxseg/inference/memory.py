@@ -8,10 +8,10 @@ import platform
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from voxseg.networks import NetworkConfig
-from voxseg.steerable import FieldType
+if TYPE_CHECKING:
+    from voxseg.networks import NetworkConfig
 
 __all__ = [
     "DEFAULT_LIMIT",
@@ -41,6 +41,8 @@ def network_bytes(config: NetworkConfig) -> int:
     that is not ours it is a guess on the safe side (MONAI's UNet and its like need 200 to 1000), which what
     `ForeignNetwork` measures comes before.
     """
+    from voxseg.steerable import FieldType  # with torch, which who asks for free memory has no need of
+
     if config.foreign:
         return FOREIGN_BYTES
     channels = FieldType(config.levels[0]).channels

@@ -1,0 +1,252 @@
+"""How `voxseg predict` does one case, on this machine or on a worker of a cluster; imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from voxseg.cli._cases import Task
+from voxseg.cli._errors import describe_bug, show_traceback
+from voxseg.cli._share import claimed
+from voxseg.errors import UserError
+from voxseg.report.outputs import DICOM_OUTPUTS, OUTPUTS, PAGE, write_outputs
+
+if TYPE_CHECKING:
+    from voxseg.data.datasets.case import ImageFile
+    from voxseg.data.volume import Volume
+    from voxseg.inference.plan import Plan
+    from voxseg.inference.predictor import Predictor, Segmentation
+
+__all__ = ["CaseWork", "Failure", "Loaded", "ModelError", "Settings", "SkippedError", "Written", "failure_of"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the model is loaded, and what is written.
+
+    Attributes:
+        folder: of the model.
+        names: of the model's images.
+        device: that the network runs on.
+        threads: of the processor; None for what torch takes.
+        max_memory: bytes that the process may take; None for the predictor's default.
+        allow_import: whether the model may bring code of its own.
+        report: whether a page is written too.
+        skip_existing: whether cases that are done, or that another process has claimed, are skipped.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    device: str
+    threads: int | None
+    max_memory: int | None
+    allow_import: bool
+    report: bool
+    skip_existing: bool
+
+
+@dataclass
+class Loaded:
+    """A case in memory."""
+
+    volumes: list[Volume]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Written:
+    """A case that is done.
+
+    Attributes:
+        files: the results.
+        seconds: by stage, from reading to writing.
+        empty: whether nothing was found in it.
+        doubt: why the result may be wrong; empty if nothing speaks against it.
+        warnings: about its images.
+    """
+
+    files: list[Path]
+    seconds: dict[str, float]
+    empty: bool
+    doubt: str
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A case that could not be done.
+
+    Attributes:
+        subject: what the message is about.
+        message: in one line.
+        by_user: whether it is the user's to mend.
+    """
+
+    subject: str
+    message: str
+    by_user: bool
+
+
+class SkippedError(Exception):
+    """A case that is done, or that another process is at."""
+
+
+class ModelError(Exception):
+    """A mistake that is not about one case."""
+
+    def __init__(self, cause: UserError) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+class CaseWork:
+    """The steps of a case, with one model, which is loaded when the first case turns out to be readable."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.predictor: Predictor | None = None
+        self.reserved = 0  # bytes of the memory allowed that the predictor leaves to others
+        self.claims: dict[Path, ExitStack] = {}
+
+    def read(self, task: Task) -> Loaded:
+        """Claim a case if need be, and read its images.
+
+        Raises:
+            SkippedError: if it is not to be done.
+            UserError: if it cannot be read, or its results could not be written.
+        """
+        start = time.perf_counter()
+        if self.settings.skip_existing:
+            claim = ExitStack()
+            if not claim.enter_context(claimed(task.target, self.outputs(task))):
+                claim.close()
+                raise SkippedError
+            self.claims[task.target] = claim
+        files = task.files(self.settings.names)
+        _check_writable(task.target.parent)
+        volumes = [_read(file) for file in files]
+        return Loaded(volumes, time.perf_counter() - start)
+
+    def plan(self, loaded: Loaded) -> Plan:
+        """What segmenting a case will take.
+
+        Raises:
+            ModelError: if the model cannot be used.
+        """
+        if self.predictor is None:
+            try:
+                self.predictor = _load_predictor(self.settings)
+            except UserError as error:
+                raise ModelError(error) from error
+        self.predictor.reserved = self.reserved
+        return self.predictor.plan(_images(loaded))
+
+    def segment(self, loaded: Loaded, progress: Callable[[str, float], None]) -> Segmentation:
+        """Segment a case, after `plan`."""
+        assert self.predictor is not None
+        progress("reading", 1.0)
+        segmentation = self.predictor.segment(_images(loaded), progress)
+        segmentation.seconds = {"reading": loaded.seconds, **segmentation.seconds}
+        return segmentation
+
+    def write(
+        self, task: Task, loaded: Loaded, segmentation: Segmentation, progress: Callable[[str, float], None]
+    ) -> Written:
+        """Write the results of a case, all or none."""
+        assert self.predictor is not None
+        start, page = time.perf_counter(), None
+        if self.settings.report:
+            from voxseg.report.scan_page import scan_page
+
+            page = scan_page(task.target.name, loaded.volumes, segmentation, self.predictor, self.settings.folder)
+        files = self.save(task, loaded, segmentation, progress, page)
+        seconds = segmentation.seconds | {"writing": time.perf_counter() - start}
+        warnings = [text for volume in loaded.volumes for text in volume.warnings]
+        least = self.predictor.model.config.postprocessing.least_quality
+        low = segmentation.quality < least
+        doubt = f"the result is doubtful (quality {segmentation.quality:.2f})" if low else ""
+        return Written(files, seconds, not any(segmentation.voxel_counts()), doubt, warnings)
+
+    def outputs(self, task: Task) -> list[Path]:
+        """The files that are written of a case."""
+        suffixes = (*OUTPUTS, PAGE) if self.settings.report else OUTPUTS
+        if any(image.series is not None for image in task.images.values()):
+            suffixes = (*suffixes, *DICOM_OUTPUTS)
+        return [task.target.with_name(task.target.name + suffix) for suffix in suffixes]
+
+    def save(
+        self,
+        task: Task,
+        loaded: Loaded,
+        segmentation: Segmentation,
+        progress: Callable[[str, float], None],
+        page: Callable[[Path, bytes], None] | None,
+    ) -> list[Path]:
+        """Write the files of a case; returns their paths."""
+        assert self.predictor is not None
+        name = self.predictor.model.config.name
+        return write_outputs(loaded.volumes[0], segmentation, name, task.target, progress, page)
+
+    def release(self, task: Task) -> None:
+        """Give up the claim on a case, if there is one."""
+        claim = self.claims.pop(task.target, None)
+        if claim is not None:
+            claim.close()
+
+    def close(self) -> None:
+        """Give up all claims."""
+        for claim in self.claims.values():
+            claim.close()
+        self.claims.clear()
+
+
+def failure_of(task: Task, error: Exception) -> Failure:
+    """How an error of a case is told; its traceback is shown first if that was asked for."""
+    if isinstance(error, UserError):
+        show_traceback(error)
+        return Failure(task.subject, str(error), True)
+    if isinstance(error, MemoryError):
+        message = f"{task.subject}: ran out of memory; give --max-memory, or a smaller scan"
+        return Failure(task.subject, message, True)
+    return Failure(task.subject, f"{task.subject}: {describe_bug(error)}", False)
+
+
+def _images(loaded: Loaded) -> Volume | list[Volume]:
+    return loaded.volumes if len(loaded.volumes) > 1 else loaded.volumes[0]
+
+
+def _read(image: ImageFile) -> Volume:
+    from voxseg.data.volume import check_volume, read_volume  # 0.3 s
+
+    if image.series is not None:
+        from voxseg.data.dicom.read import read_series
+
+        return check_volume(read_series(image.series))
+    volume = read_volume(image.path, image.volume)
+    # The segmentation of one volume of several is 3D.
+    return volume if image.volume is None else replace(volume, file_shape=volume.geometry.shape)
+
+
+def _load_predictor(settings: Settings) -> Predictor:
+    import torch
+
+    from voxseg.inference.model import load_model
+    from voxseg.inference.predictor import Predictor
+
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    return Predictor(load_model(settings.folder, settings.allow_import), settings.device, settings.max_memory)
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written to before anything is computed for it."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir():
+        raise UserError(existing, "is not a folder", "choose another folder with -o")
+    if not os.access(existing, os.W_OK):
+        raise UserError(existing, "may not be written to (no permission)", "choose another folder with -o")
