@@ -112,9 +112,8 @@ class _Watcher:
     def moved(self, index: int, stage: str, fraction: float) -> None:
         self.bar.moved(index, stage, fraction)
 
-    def waits(self, workers: int) -> None:
-        if not workers:
-            say(f"voxseg: --cluster {self.where}: there is no worker yet, waiting for one", error=True)
+    def waits(self) -> None:
+        say(f"voxseg: --cluster {self.where}: there is no worker, waiting for one", error=True)
 
     def ended(self, index: int, result: CaseReport | LostError) -> None:
         task = self.tasks[index]

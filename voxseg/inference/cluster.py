@@ -8,6 +8,7 @@ own that nobody else can reach; progress and the ends of cases, as they come. da
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import signal
@@ -35,6 +36,7 @@ Result_contra = TypeVar("Result_contra", contravariant=True)
 LOCAL, SLURM = "local", "slurm"
 JOBS = 4  # of Slurm, if nothing else is said
 ANSWER_SECONDS = 10  # within which a scheduler has to answer
+ALONE_SECONDS = 10.0  # without any worker, after which that is told
 POLL_SECONDS = 1.0  # how often workers are counted
 REPORT_SECONDS = 0.3  # how often a worker tells how far it is
 ROOM = 0.8  # share of a worker's memory that a case may take; dask ends workers of ours at 0.95
@@ -71,8 +73,8 @@ class Watcher(Protocol[Result_contra]):
     def ended(self, index: int, result: Result_contra | LostError) -> None:
         """A case is done; called once for each."""
 
-    def waits(self, workers: int) -> None:
-        """There are so many workers now; called when the number changes."""
+    def waits(self) -> None:
+        """There has been no worker for a while; called once each time."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class _Run(Generic[Result]):
         self.cluster, self.watcher = cluster, watcher
         self.left = set(range(count))
         self.attempts = [0] * count
-        self.workers = -1
+        self.alone = 0.0  # since when there is no worker; 0 if there are some, infinite when that was told
         self.news: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def go(self, work: Work[Any, Result], items: Sequence[Any]) -> None:
@@ -170,17 +172,21 @@ class _Run(Generic[Result]):
         self.watcher.ended(index, _result(future))
 
     def _count_workers(self) -> None:
-        """Tell how many workers there are, and give up where the scheduler is gone."""
+        """Tell if there are none, and give up where the scheduler is gone."""
         client = self.cluster.client
         if client.status not in ("running", "connecting"):
             for index in sorted(self.left):
                 self.left.remove(index)
                 self.watcher.ended(index, LostError(f"the cluster {self.cluster.where} was lost before it was done"))
             return
-        workers = len(client.scheduler_info(n_workers=-1)["workers"])
-        if workers != self.workers:
-            self.workers = workers
-            self.watcher.waits(workers)
+        if client.scheduler_info(n_workers=-1)["workers"]:
+            self.alone = 0.0
+            return
+        now = time.monotonic()
+        self.alone = self.alone or now
+        if now - self.alone >= ALONE_SECONDS:
+            self.alone = math.inf
+            self.watcher.waits()
 
 
 def _result(future: Any) -> Any:
