@@ -15,6 +15,7 @@ from models import write_model
 from voxseg.cli import _cluster
 from voxseg.cli.main import run
 from voxseg.data.staging import temporary_name
+from voxseg.report.outputs import OUTPUTS
 
 pytest.importorskip("distributed", reason="needs the extra 'cluster'")
 psutil = pytest.importorskip("psutil")
@@ -40,8 +41,8 @@ def call(*arguments):
 
 
 def contents(folder):
-    """All files, hidden ones too."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """All files, hidden ones too; of those that hold times, that they are there."""
+    return {path.name: path.suffix == ".json" or path.read_bytes() for path in folder.iterdir()}
 
 
 def when_begun(monkeypatch, act):
@@ -94,7 +95,7 @@ def test_a_case_that_always_costs_its_worker_fails_alone(tmp_path, model, capsys
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         assert call(*scans, "--model", model, "--cluster", "local", "--workers", 2) == 1
     captured = capsys.readouterr()
-    assert sorted(path.name for path in tmp_path.glob("s?_*")) == ["s1_qc.png", "s1_seg.nii.gz", "s1_volumes.tsv"]
+    assert sorted(path.name for path in tmp_path.glob("s?_*")) == sorted(f"s1{suffix}" for suffix in OUTPUTS)
     problem = "its worker was lost 1 times, perhaps for lack of memory; give it more"
     assert captured.err.splitlines() == [
         f"voxseg: {scans[0]}: {problem}",
@@ -152,7 +153,7 @@ def test_skip_existing_and_the_model_is_loaded_once(tmp_path, model, capsys, run
         assert client.run(lambda: id(sys.modules[_cluster.__name__]._work.predictor.model)) != first  # other settings
     after = contents(tmp_path)
     assert before.items() <= after.items()
-    assert len(after) == 3 + 9
+    assert len(after) == 3 + 3 * len(OUTPUTS)
 
 
 def test_a_wrong_model_is_told_once(tmp_path, model, capsys, running):
@@ -243,7 +244,7 @@ def test_jobs_of_slurm(tmp_path, model, capsys, slurm):
     captured = capsys.readouterr()
     assert captured.out.count(": wrote") == 2
     assert captured.err in ("", "voxseg: --cluster slurm: there is no worker, waiting for one\n")
-    assert len(list(tmp_path.glob("s?_*"))) == 6
+    assert len(list(tmp_path.glob("s?_*"))) == 2 * len(OUTPUTS)
     gc.collect()  # as the end of a process does
     assert not list(tmp_path.glob(".dask*"))  # the keys of this run
     (job,) = slurm.glob("job-*.sh")
