@@ -383,6 +383,7 @@ def slurm_arguments(max_memory: int | None, threads: int | None) -> dict[str, An
         "job_name": "voxseg",
         "python": sys.executable,
         "job_script_prologue": [*dask.config.get("jobqueue.slurm.job-script-prologue", []), *exports],
+        "worker_extra_args": [*dask.config.get("jobqueue.slurm.worker-extra-args", []), "--no-dashboard"],
         # The nodes have to reach the scheduler, and others on the network must not.
         "security": True,
         "shared_temp_directory": str(Path(dask.config.get(shared, None) or Path.home()).expanduser()),
