@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
+import tempfile
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -93,9 +94,15 @@ def problems(folder: Path) -> list[tuple[str, str]]:
     return [(issue["code"], issue["location"]) for issue in issues["issues"] if issue["severity"] == "error"]
 
 
-def test_both_levels_write_what_the_validator_accepts(raw: Path, model: Path, capsys: pytest.CaptureFixture) -> None:
+def test_both_levels_write_what_the_validator_accepts(
+    raw: Path, model: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = {path: path.read_bytes() for path in raw.rglob("*") if path.is_file()}
     out = raw / "derivatives" / "voxseg"
+    # -w is for the life of a process.
+    monkeypatch.setattr(tempfile, "tempdir", tempfile.gettempdir())
+    for name in ("TMPDIR", "MPLCONFIGDIR"):
+        monkeypatch.setenv(name, tempfile.gettempdir())
     work = raw.parent / "work"
     assert call(raw, out, "participant", "--model", model, "--threads", 1, "-w", work) == 0
     stems = ["sub-01/ses-a/anat/sub-01_ses-a_run-1", "sub-01/ses-a/anat/sub-01_ses-a_run-2"]

@@ -41,7 +41,7 @@ def test_files(heads: Path, tmp_path: Path) -> None:
     for k in range(2):
         scan, labels = nib.load(output / f"scan_{k:03d}.nii.gz"), nib.load(output / f"labels_{k:03d}.nii.gz")
         assert scan.shape == labels.shape == (24, 20, 28)
-        assert scan.header.get_zooms() == labels.header.get_zooms() == (2, 2, 2)
+        assert scan.header.get_zooms() == labels.header.get_zooms() == (1.5, 1.5, 1.5)
         assert np.array_equal(scan.affine, labels.affine)
         assert nib.aff2axcodes(scan.affine) == ("R", "A", "S")
         middle = scan.affine @ [*((n - 1) / 2 for n in scan.shape), 1]

@@ -27,8 +27,8 @@ def test_predict_runs_and_finds_its_outputs(tmp_path: Path, monkeypatch: pytest.
     assert options == {"--model": str(model), "-o": str(out), "--device": "cpu", "--threads": "1"}
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
     outputs = predict.run().outputs
-    found = {Path(path).name for path in (outputs.segmentation, outputs.volumes, outputs.picture)}
-    assert found == {"scan_seg.nii.gz", "scan_volumes.tsv", "scan_qc.png"}
+    found = {Path(path).name for path in (outputs.segmentation, outputs.volumes, outputs.picture, outputs.record)}
+    assert found == {"scan_seg.nii.gz", "scan_volumes.tsv", "scan_qc.png", "scan_seg.json"}
 
 
 def test_what_the_program_refuses_is_refused_before() -> None:

@@ -24,7 +24,7 @@ def test_a_folder_is_loaded(tmp_path):
 def test_packaged_models_load(name):
     model = load_model(name)
     assert model.config.name == name
-    assert model.config.network.out_channels == len(model.table) + 1
+    assert model.config.network.out_channels == len(model.structures) + 1
 
 
 def missing(folder):

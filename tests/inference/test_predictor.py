@@ -283,7 +283,7 @@ def test_memory_is_counted_for_all_images():
     voxels = 800**3
     assert one.grid == two.grid == (800, 800, 800)
     assert two.expected - one.expected > 3.9 * voxels
-    with pytest.raises(UserError, match=f"needs {two.expected / 1e9:.0f}"):
+    with pytest.raises(UserError, match=f"needs {two.expected / 1e9:.1f}"):
         runner.segment([volume] * 2)
 
 

@@ -51,10 +51,10 @@ def measured_saved(config, size, batch, precision):
     ("config", "size", "batch", "precision"),
     [
         (network_config(THIN, in_channels=4, out_channels=3), (24, 32, 16), 1, "float32"),
-        (network_config(BRAIN, out_channels=17), (32, 32, 32), 1, "float32"),
-        (network_config(BRAIN, out_channels=17), (32, 32, 32), 1, "bfloat16"),
+        (network_config(BRAIN, out_channels=17), (48, 48, 48), 1, "float32"),
+        (network_config(BRAIN, out_channels=17), (48, 48, 48), 1, "bfloat16"),
         (network_config(THIN, out_channels=3), (24, 24, 24), 2, "float32"),
-        (network_config(BRAIN, out_channels=2, architecture="plain_unet"), (32, 32, 32), 1, "float32"),
+        (network_config(BRAIN, out_channels=2, architecture="plain_unet"), (48, 48, 48), 1, "float32"),
     ],
 )
 def test_what_is_kept_for_the_backward_pass(config, size, batch, precision):

@@ -121,9 +121,8 @@ class LabelMaps:
         known = [head.name for head in self.heads]
         for name in names:
             if name not in known:
-                raise UserError(
-                    f"generator.held_out: {name}", "there is no such label map", f"there are {', '.join(known)}"
-                )
+                remedy = f"choose of {', '.join(known)}, or hold none out: []"
+                raise UserError(f"generator.held_out: {name}", "there is no such label map", remedy)
         if len(set(names)) == len(known):
             raise UserError("generator.held_out", "leaves no label map to train on", "hold out fewer")
         kept = [head for head in self.heads if head.name not in names]

@@ -36,6 +36,7 @@ class PredictOutputSpec(TraitedSpec):
     segmentation = File(exists=True, desc="labels in the grid of the scan")
     volumes = File(exists=True, desc="table of the volumes")
     picture = File(exists=True, desc="picture to check the result by")
+    record = File(exists=True, desc="version, model, memory planned and seconds of each stage, as JSON")
     report = File(desc="page with an interactive viewer")
 
 
@@ -49,7 +50,7 @@ class Predict(CommandLine):
     def _list_outputs(self) -> dict[str, Any]:
         outputs: dict[str, Any] = self.output_spec().get()
         folder, name = Path(self.inputs.output_folder).absolute(), scan_name(Path(self.inputs.scan))
-        for key, ending in zip(("segmentation", "volumes", "picture"), OUTPUTS, strict=True):
+        for key, ending in zip(("segmentation", "volumes", "picture", "record"), OUTPUTS, strict=True):
             outputs[key] = str(folder / (name + ending))
         if isdefined(self.inputs.report) and self.inputs.report:
             outputs["report"] = str(folder / (name + PAGE))

@@ -38,16 +38,16 @@ class ExpectedDice:
 
     def feed(self, probabilities: Tensor) -> None:
         """Take probabilities `[K, ...]`; of exclusive classes the first is the background."""
-        rows = probabilities.flatten(1)
+        volumes = list(probabilities)  # one at a time: a copy of all would be as large as the network's result
         if self._regions:
-            inside = rows > THRESHOLD
-            found, sure = inside.sum(1), (rows * inside).sum(1)
-            expected = rows.sum(1)
+            found = torch.stack([(volume > THRESHOLD).sum() for volume in volumes])
+            sure = torch.stack([volume[volume > THRESHOLD].sum() for volume in volumes])
+            expected = torch.stack([volume.sum() for volume in volumes])
         else:
-            value, winner = rows.max(0)
-            found = torch.bincount(winner, minlength=len(rows))[1:]
-            sure = torch.zeros(len(rows), device=rows.device).index_add_(0, winner, value)[1:]
-            expected = rows[1:].sum(1)
+            value, winner = (part.flatten() for part in probabilities.max(0))
+            found = torch.bincount(winner, minlength=len(volumes))[1:]
+            sure = torch.zeros(len(volumes), device=value.device).index_add_(0, winner, value)[1:]
+            expected = torch.stack([volume.sum() for volume in volumes[1:]])
         for total, part in zip((self._found, self._sure, self._expected), (found, sure, expected), strict=True):
             total += part.double().cpu().numpy()
 

@@ -12,9 +12,12 @@ from voxseg.steerable import FieldType, Gate
 
 __all__ = ["saved_bytes", "training_bytes"]
 
-_STEERABLE_BACKWARD = 7
-"""Volumes of a convolution's input that its backward pass holds: three moments along X of the input, three of what
-comes back, and the gradient itself (`voxseg.steerable.separable`)."""
+_SLABS, _SLAB = 7, 2**20
+"""Parts of a convolution's input that its backward pass holds at a time, and the most numbers of each: three moments
+along X of the input, three of what comes back, and the gradient itself (`voxseg.steerable.separable`)."""
+
+_LOW_PRECISION = 35e6
+"""Bytes that 16-bit convolutions take for themselves on a CPU, measured."""
 
 _LOSS = 6
 """Volumes of one output's logits that the loss and its gradient hold, in float32."""
@@ -39,8 +42,8 @@ def training_bytes(config: NetworkConfig, size: Sequence[int], batch: int = 1, p
     """Bytes of the volumes that a training step holds at its peak, without weights and the framework's own memory.
 
     The peak is taken to be in the backward pass of the most expensive convolution while all that the forward pass has
-    saved is still there. Against the memory of whole steps on a CPU that is between 0.91 and 0.98 times what was
-    measured (steerable networks with 10, 20 and 30 channels on the finest level, float32 and bfloat16, with and without
+    saved is still there. Against the memory of whole steps on a CPU that is 0.84 to 1.3 times what was
+    measured (levels of 20, 44 and 88 channels, windows of 40 and 64 voxels, float32 and bfloat16, with and without
     checkpointing).
 
     Args:
@@ -52,7 +55,8 @@ def training_bytes(config: NetworkConfig, size: Sequence[int], batch: int = 1, p
     voxels = math.prod(size)
     working = max(block.working for stage in _stages(config, size) for block in stage)
     loss = 4 * _LOSS * config.out_channels * voxels
-    return batch * int(_held(config, size) * _bytes(precision) + max(working * _bytes(precision), loss))
+    scratch = 0 if precision == "float32" else _LOW_PRECISION
+    return batch * int(_held(config, size) * _bytes(precision) + max(working * _bytes(precision), loss)) + int(scratch)
 
 
 def saved_bytes(config: NetworkConfig, size: Sequence[int], batch: int = 1, precision: str = "float32") -> int:
@@ -110,9 +114,9 @@ def _block(config: NetworkConfig, field_in: FieldType, field_out: FieldType, bef
     """The counts of a block between levels of so many voxels."""
     channels, entering = field_out.channels, field_in.channels * before
     if config.architecture == "plain_unet":
-        # The norm keeps its centred input, the mean square and the factor; SiLU its input.
-        return _Block(entering, entering + (3 * channels + 1) * after, entering + 2 * channels * after)
-    gate = Gate(field_out)
-    # Norm: centred input, mean squares, factor. Gate: its input, the sigmoids, what they are multiplied out to.
-    kept = 3 * gate.field_in.channels + len(gate.field_in.irreps) + gate.gates + field_out.scalars + channels
-    return _Block(entering, entering + kept * after, _STEERABLE_BACKWARD * entering + gate.field_in.channels * after)
+        # The convolution keeps its padded input, norm and gate their common one.
+        side = before ** (1 / 3)
+        padded = entering * (1 + (config.plain_kernel - (1 if before == after else 2)) / side) ** 3
+        return _Block(entering, padded + channels * after, entering + 2 * channels * after)
+    leaving = Gate(field_out).field_in.channels * after
+    return _Block(entering, entering + leaving, entering + leaving + _SLABS * min(entering, _SLAB))
