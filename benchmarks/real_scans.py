@@ -147,7 +147,7 @@ def main() -> None:
                 print(f"  turned by {angle:g} degrees about {axis}: {np.nanmean(scores):.4f}", flush=True)
     print("\nstructure                     mean   worst")
     scores = np.array(list(rows.values()))
-    for index, name in enumerate(table.names):
+    for index, name in enumerate(scheme.predicted().names):
         print(f"{name:28s} {np.nanmean(scores[:, index]):6.3f}  {np.nanmin(scores[:, index]):6.3f}")
     print(f"{'mean of all':28s} {np.nanmean(scores):6.4f}")
 
