@@ -211,8 +211,10 @@ def test_results_that_are_written_elsewhere_are_no_results(tmp_path, monkeypatch
     assert capsys.readouterr().err.startswith(f"voxseg: {problem}")
 
 
+# Away from the checkout, whose folder voxseg lacks what lies beside it.
 SBATCH = """#!/bin/sh
 cp "$1" "{folder}/job-$$.sh"
+cd "{folder}"
 setsid sh "{folder}/job-$$.sh" >/dev/null 2>&1 </dev/null &
 echo $! >>"{folder}/pids"
 echo "Submitted batch job $!"
