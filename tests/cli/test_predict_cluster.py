@@ -5,6 +5,7 @@ import os
 import signal
 import stat
 import sys
+from contextlib import suppress
 
 import nibabel as nib
 import numpy as np
@@ -26,11 +27,14 @@ def model(tmp_path_factory):
     return str(write_model(tmp_path_factory.mktemp("models") / "tiny"))
 
 
-def save(folder, count):
-    labels = toy_labels()[::3, ::3, ::3].astype(np.float32)
+def save(folder, count, large=False):
+    """Scans; large ones take seconds, so that a worker that is killed when it begins one has not done it yet."""
+    labels, spacing = toy_labels()[::3, ::3, ::3], 6.0
+    if large:
+        labels, spacing = toy_labels().repeat(2, 0).repeat(2, 1).repeat(2, 2), 1.0
     paths = [folder / f"s{k}.nii.gz" for k in range(count)]
     for k, path in enumerate(paths):
-        nib.save(nib.Nifti1Image(labels + k, np.diag([6.0, 6, 6, 1])), path)
+        nib.save(nib.Nifti1Image(labels.astype(np.float32) + k, np.diag([spacing] * 3 + [1])), path)
     return [str(path) for path in paths]
 
 
@@ -57,16 +61,17 @@ def when_begun(monkeypatch, act):
 
 
 def test_a_lost_workers_cases_are_done_again_and_every_case_is_there_once(tmp_path, model, capsys, monkeypatch):
-    scans = save(tmp_path, 4)
+    scans = save(tmp_path, 4, large=True)
     assert call(*scans, "--model", model, "-o", tmp_path / "alone", "--threads", 1) == 0
     capsys.readouterr()
     begun, open_to = [], set()
 
     def act(process, index, attempt):
         begun.append(index)
-        family = [psutil.Process(), *psutil.Process().children(recursive=True)]
-        sockets = [s for p in family for s in p.net_connections("inet") if s.status == psutil.CONN_LISTEN]
-        open_to.update(s.laddr.ip for s in sockets)
+        for relative in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):  # it may end at any time
+                sockets = [s for s in relative.net_connections("inet") if s.status == psutil.CONN_LISTEN]
+                open_to.update(s.laddr.ip for s in sockets)
         if len(begun) == 3:  # midway: the first ones are done
             # What a worker that is killed while it writes leaves behind.
             temporary_name(tmp_path / "many" / f"s{index}_seg.nii.gz", process).write_bytes(b"half")
@@ -90,7 +95,7 @@ def test_a_lost_workers_cases_are_done_again_and_every_case_is_there_once(tmp_pa
 def test_a_case_that_always_costs_its_worker_fails_alone(tmp_path, model, capsys, monkeypatch):
     import dask
 
-    scans = save(tmp_path, 2)
+    scans = save(tmp_path, 2, large=True)
     when_begun(monkeypatch, lambda process, index, attempt: os.kill(process, signal.SIGKILL) if index == 0 else None)
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         assert call(*scans, "--model", model, "--cluster", "local", "--workers", 2) == 1
