@@ -78,7 +78,7 @@ def in_workers(
             if kind == "end":
                 return
             if kind == "user error":
-                raise value
+                raise UserError(*value)
             if kind == "error":
                 raise RuntimeError(f"in a worker process:\n{value}")
             yield value
@@ -147,7 +147,8 @@ def _work(
             ready.put(("result", function(item)))
         ready.put(("end", None))
     except UserError as error:
-        ready.put(("user error", error))
+        # Its parts alone: what it came of may be nothing that can be sent.
+        ready.put(("user error", (error.subject, error.problem, error.remedy)))
     except Exception:
         ready.put(("error", traceback.format_exc()))
     sender.join()
