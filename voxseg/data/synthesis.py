@@ -51,7 +51,8 @@ class GeneratorConfig(BaseModel):
         deformation_mm: largest deviation of the smooth deformation; each sample draws up to this.
         growth: largest local growth or shrinkage of a part of the brain, about 10 to 25 mm wide, as a fraction.
         mirror: probability that a head is mirrored, with the sides of its labels swapped.
-        contrast: "t1" draws intensities from the T1 prior, "any" from everything, "mixed" takes either in turn.
+        contrast: "t1" draws intensities from the T1 prior, "any" from everything, "mixed" now one, now the other.
+        t1_share: how often "mixed" takes the T1 prior.
         spread: multiplies the variation of class means in the T1 prior.
         texture: least and largest factor on the variation within the classes of the brain.
         skull_strip: probability that what is not brain is set to zero, more or less tightly.
@@ -80,6 +81,7 @@ class GeneratorConfig(BaseModel):
     growth: float = Field(default=0.4, ge=0, lt=0.7)
     mirror: float = Field(default=0.5, ge=0, le=1)
     contrast: Literal["t1", "any", "mixed"] = "t1"
+    t1_share: float = Field(default=0.5, ge=0, le=1)
     spread: float = Field(default=1.0, ge=0)
     texture: tuple[float, float] = (0.05, 0.6)
     skull_strip: float = Field(default=0.5, ge=0, le=1)
@@ -221,7 +223,7 @@ class ScanGenerator:
     def _draw_look(self, head: HeadMap, random: torch.Generator) -> _Look:
         """Tissue intensities and the scanner's part, for one scan."""
         config = self.config
-        t1 = config.contrast == "t1" or (config.contrast == "mixed" and uniform(random, 0, 1) < 0.5)
+        t1 = config.contrast == "t1" or (config.contrast == "mixed" and uniform(random, 0, 1) < config.t1_share)
         tissue = draw_tissue(
             random,
             self._prior if t1 else None,
