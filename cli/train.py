@@ -34,6 +34,14 @@ def train(
         str | None,
         typer.Option(metavar="A,B", help="Images to train on, of those in the config.", show_default=False),
     ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Another network in the place of the config's: a baseline such as e3nn_gates, or a YAML file.",
+            show_default=False,
+        ),
+    ] = None,
     fold: Annotated[
         str | None, typer.Option(metavar="K|all", help="Part to validate on; sets dataset.fold.", show_default=False)
     ] = None,
@@ -51,9 +59,10 @@ def train(
     On several GPUs or machines: torchrun --nproc-per-node=4 -m voxseg train ... with the same arguments.
     """
     from voxseg.cli._allocator import keep_freed_memory
-    from voxseg.training.config_file import find_config
+    from voxseg.training.config_file import find_config, find_network
 
     path = find_config(config)
+    other = find_network(network) if network else None
     keep_freed_memory()
     import torch
 
@@ -67,7 +76,7 @@ def train(
         changes.append(f"dataset.fold={fold}")
     if logger:
         changes.append(f"loggers=[{', '.join(logger)}]")
-    settings = load_config(path, changes, images.split(",") if images else ())
+    settings = load_config(path, changes, images.split(",") if images else (), other)
     if data is not None:
         settings = settings.model_copy(update={"data": data})
     folder = output or (Path(config) if Path(config).is_dir() else Path("runs") / settings.name)

@@ -182,12 +182,12 @@ def test_what_does_not_fit_is_told_in_one_line(mine: str, path: str, arguments: 
     ("options", "message"),
     [
         ({"architecture": "stearable_unet"}, "no network 'stearable_unet', did you mean 'steerable_unet'?"),
-        ({"architecture": "transformer"}, "there are steerable_unet and plain_unet. Others are given as"),
+        ({"architecture": "transformer"}, "there are steerable_unet, plain_unet, e3nn_gates"),
         ({"architecture": "monai.networks.nets.UNet"}, "no import path: write it as package.module:Class"),
         ({"architecture": "a:b:c"}, "no import path"),
         ({"architecture": "os;print(1):system"}, "no import path"),
-        ({"arguments": {"a": 1}}, "arguments is for networks given by their import path, and steerable_unet is none"),
-        ({"multiple_of": 8}, "multiple_of is for networks given by their import path"),
+        ({"arguments": {"a": 1}}, "arguments is for baselines and networks given by their import path, and steerable_unet is none"),
+        ({"multiple_of": 8}, "multiple_of is for baselines and networks given by their import path"),
         ({"architecture": "a:b", "multiple_of": 0}, "greater than or equal to 1"),
     ],
 )

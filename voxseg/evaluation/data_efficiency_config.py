@@ -13,7 +13,7 @@ from voxseg.data.tumours import TABLE, TumourConfig
 from voxseg.errors import UserError
 from voxseg.training.config import TrainingConfig
 from voxseg.training.config_errors import explain
-from voxseg.training.config_file import assign, find_config, read_yaml, split_override
+from voxseg.training.config_file import assign, find_config, merged, read_yaml, split_override
 
 __all__ = [
     "MEAN",
@@ -253,7 +253,7 @@ def training_config(config: DataEfficiencyConfig, arm: ArmConfig, file: str = "t
         for key in OURS:
             if _has(changes, key):
                 raise UserError(f"{file}: {where}: {key}", "is set by the benchmark", "remove it")
-        values = _merged(values, changes)
+        values = merged(values, changes)
     if arm.architecture is not None:
         values.setdefault("network", {})["architecture"] = arm.architecture
     values["name"], values["data"] = arm.name, None
@@ -296,20 +296,8 @@ def _base(config: DataEfficiencyConfig, file: str) -> dict[str, Any]:
 
 def _given(config: DataEfficiencyConfig, arm: ArmConfig, block: str) -> dict[str, Any]:
     """What the benchmark's own file says about a block, not the training config that it names."""
-    merged = _merged(config.training, arm.training).get(block)
-    return merged if isinstance(merged, dict) else {}
-
-
-def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy with the changes in place, block by block."""
-    result = copy.deepcopy(dict(values))
-    for key, value in changes.items():
-        inner = result.get(key)
-        if isinstance(inner, dict) and isinstance(value, Mapping):
-            result[key] = _merged(inner, value)
-        else:
-            result[key] = copy.deepcopy(value)
-    return result
+    given = merged(config.training, arm.training).get(block)
+    return given if isinstance(given, dict) else {}
 
 
 def _has(values: Any, key: str) -> bool:

@@ -43,7 +43,7 @@ def network_bytes(config: NetworkConfig) -> int:
     """
     from voxseg.steerable import FieldType  # with torch, which who asks for free memory has no need of
 
-    if config.foreign:
+    if config.import_path is not None:
         return FOREIGN_BYTES
     channels = FieldType(config.levels[0]).channels
     return 4 * (7 * channels + 2 * config.out_channels + config.in_channels)

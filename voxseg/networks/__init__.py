@@ -2,7 +2,8 @@
 
 from .config import NetworkConfig
 from .foreign import ForeignNetwork
+from .hosted import HOSTED
 from .registry import build_network, networks
 from .unet import UNet
 
-__all__ = ["ForeignNetwork", "NetworkConfig", "UNet", "build_network", "networks"]
+__all__ = ["HOSTED", "ForeignNetwork", "NetworkConfig", "UNet", "build_network", "networks"]

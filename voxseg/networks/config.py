@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..steerable import FieldType
+from .hosted import HOSTED
 
 ARCHITECTURES = ("steerable_unet", "plain_unet")
 """The packaged networks by name."""
@@ -28,10 +29,13 @@ class NetworkConfig(BaseModel):
 
     architecture: Annotated[str, Field(min_length=1)] = Field(
         "steerable_unet",
-        description="steerable_unet, plain_unet, or the import path of another network, such as "
-        "`monai.networks.nets:UNet`; it is called with `arguments` and of the keys below reads `multiple_of` alone",
+        description="steerable_unet, plain_unet, a baseline such as e3nn_gates, or the import path of another network, "
+        "such as `monai.networks.nets:UNet`; the latter two are called with `arguments` and of the keys below read "
+        "`multiple_of` alone",
     )
-    arguments: dict[str, Any] = Field(default_factory=dict, description="of another network's constructor")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="of a baseline's or another network's constructor"
+    )
     multiple_of: Annotated[int, Field(ge=1)] = Field(
         1, description="voxels of each axis that another network needs a multiple of; inputs are padded"
     )
@@ -79,15 +83,20 @@ class NetworkConfig(BaseModel):
         """Whether the network is imported from elsewhere: building it runs code that is not ours."""
         return ":" in self.architecture
 
+    @property
+    def import_path(self) -> str | None:
+        """Where a network that is not built of `levels` is imported from: a baseline, or one from elsewhere."""
+        return self.architecture if self.foreign else HOSTED.get(self.architecture)
+
     @field_validator("architecture")
     @classmethod
     def _known_or_import_path(cls, name: str) -> str:
-        if name in ARCHITECTURES or IMPORT_PATH.fullmatch(name):
+        if name in ARCHITECTURES or name in HOSTED or IMPORT_PATH.fullmatch(name):
             return name
         if ":" in name or "." in name:
             raise ValueError(f"'{name}' is no import path: write it as package.module:Class")
-        nearest = difflib.get_close_matches(name, ARCHITECTURES, n=1, cutoff=0.4)
-        hint = f"did you mean '{nearest[0]}'?" if nearest else f"there are {' and '.join(ARCHITECTURES)}."
+        nearest = difflib.get_close_matches(name, (*ARCHITECTURES, *HOSTED), n=1, cutoff=0.5)
+        hint = f"did you mean '{nearest[0]}'?" if nearest else f"there are {', '.join((*ARCHITECTURES, *HOSTED))}."
         raise ValueError(f"there is no network '{name}', {hint} Others are given as package.module:Class")
 
     @field_validator("levels")
@@ -101,11 +110,13 @@ class NetworkConfig(BaseModel):
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> NetworkConfig:
-        if self.foreign:
+        if self.import_path is not None:
             return self
         if self.arguments or self.multiple_of != 1:
             key = "arguments" if self.arguments else "multiple_of"
-            raise ValueError(f"{key} is for networks given by their import path, and {self.architecture} is none")
+            raise ValueError(
+                f"{key} is for baselines and networks given by their import path, and {self.architecture} is none"
+            )
         depth = len(self.levels)
         if len(self.encoder_convolutions) != depth:
             raise ValueError(f"encoder_convolutions has {len(self.encoder_convolutions)} entries for {depth} levels")

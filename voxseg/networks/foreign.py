@@ -1,4 +1,4 @@
-"""Networks of other packages and of the user's own, named in a config by their import path."""
+"""Networks of other packages and of the user's own, by their import path, and the baselines of `voxseg.baselines`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,9 @@ from .config import NetworkConfig
 
 TRIAL_VOXELS = 32
 """Least side of the volume that a network is tried on: four halvings leave more than one voxel, as norms need."""
+
+HOSTED_TRIAL_VOXELS = 8
+"""The same for the baselines, which take any grid of at least that."""
 
 MEMORY_FACTOR = 4
 """How many times what the largest layer takes in and gives out is alive together, with skip connections and workspace.
@@ -33,7 +37,8 @@ class ForeignNetwork(nn.Module):
     cut back.
 
     Args:
-        config: of the network; its `arguments` are exactly those of the constructor.
+        config: of the network; its `arguments` are exactly those of the constructor, but that a baseline is given the
+            config's `in_channels` and `out_channels` beside them.
 
     Attributes:
         bytes_per_voxel: that a forward pass without gradients needs for each voxel of its input, estimated.
@@ -50,7 +55,8 @@ class ForeignNetwork(nn.Module):
         super().__init__()
         self.config = config
         subject = f"network.architecture: {config.architecture}"
-        network = make_imported(config.architecture, config.arguments, subject)
+        assert config.import_path is not None
+        network = make_imported(config.import_path, _arguments(config), subject)
         if not isinstance(network, nn.Module):
             raise UserError(subject, f"is no torch module but {type(network).__name__}", "give a subclass of nn.Module")
         self.network = network
@@ -86,7 +92,8 @@ class ForeignNetwork(nn.Module):
         or needs another multiple shows it here and not hours later.
         """
         config = self.config
-        side = math.ceil(TRIAL_VOXELS / config.multiple_of) * config.multiple_of
+        least = TRIAL_VOXELS if config.foreign else HOSTED_TRIAL_VOXELS
+        side = math.ceil(least / config.multiple_of) * config.multiple_of
         grid = (side, side, side + config.multiple_of)
         subject = f"network.architecture: {config.architecture}"
         training = self.network.training
@@ -111,6 +118,22 @@ class ForeignNetwork(nn.Module):
             raise UserError(subject, problem, remedy)
         ends = 8 * 4 * (config.in_channels + config.out_channels)  # padded, cut, and made probabilities of
         return math.ceil(MEMORY_FACTOR * largest[0] / math.prod(grid)) + ends
+
+
+def _arguments(config: NetworkConfig) -> dict[str, Any]:
+    """What the constructor is called with.
+
+    Raises:
+        UserError: arguments say what the config sets.
+    """
+    if config.foreign:
+        return dict(config.arguments)
+    counts = {"in_channels": config.in_channels, "out_channels": config.out_channels}
+    for name in counts:
+        if name in config.arguments:
+            problem = "follows from the images and labels"
+            raise UserError(f"network.arguments.{name}", problem, "remove it")
+    return counts | config.arguments
 
 
 def _tensors(output: object) -> list[Tensor]:

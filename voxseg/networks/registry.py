@@ -18,14 +18,14 @@ _LAYERS: dict[str, Callable[[NetworkConfig], LayerFactory]] = {
 
 
 def networks() -> list[str]:
-    """The names that a config may give as its architecture."""
+    """The names of networks built of `levels`; `hosted.HOSTED` has the baselines beside them."""
     return list(_LAYERS)
 
 
 def build_network(config: NetworkConfig, grid_spacing: Spacing | None = None) -> UNet | ForeignNetwork:
     """Build a network with fresh weights from torch's random state.
 
-    A network given by its import path is imported, which runs its code.
+    A baseline is imported when it is first built; so is a network given by its import path, which runs its code.
 
     Args:
         config: the network.
@@ -35,7 +35,7 @@ def build_network(config: NetworkConfig, grid_spacing: Spacing | None = None) ->
         UserError: if a network given by its import path cannot be imported or does not fit the config, or if fields of
             one level cannot be made of those of the next.
     """
-    if config.foreign:
+    if config.import_path is not None:
         return ForeignNetwork(config)
     try:
         return UNet(config, _LAYERS[config.architecture](config), grid_spacing)

@@ -15,9 +15,9 @@ from voxseg.data.preparation import PreparationConfig
 from voxseg.data.synthesis import GeneratorConfig
 from voxseg.errors import UserError
 from voxseg.inference.model import PostprocessingConfig
-from voxseg.networks import NetworkConfig
+from voxseg.networks import HOSTED, NetworkConfig
 from voxseg.training.config_errors import explain
-from voxseg.training.config_file import assign, read_yaml, split_override
+from voxseg.training.config_file import assign, read_yaml, split_override, with_network
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -205,7 +205,8 @@ class TrainingConfig(_Block):
                     network.setdefault("spacing", preparation["spacing"])
                 if isinstance(preparation.get("images"), dict):
                     network.setdefault("in_channels", len(preparation["images"]))
-            if ":" in str(network.get("architecture", "")) and isinstance(values.get("loss", {}), dict):
+            name = str(network.get("architecture", ""))
+            if (":" in name or name in HOSTED) and isinstance(values.get("loss", {}), dict):
                 # How many outputs a network from elsewhere has is its own affair; the first is always there.
                 values["loss"] = {"deep_supervision": [1.0], **values.get("loss", {})}
         return values
@@ -230,18 +231,23 @@ class TrainingConfig(_Block):
         return self
 
 
-def load_config(path: Path, overrides: Sequence[str] = (), images: Sequence[str] = ()) -> TrainingConfig:
+def load_config(
+    path: Path, overrides: Sequence[str] = (), images: Sequence[str] = (), network: Path | None = None
+) -> TrainingConfig:
     """Reads a config file.
 
     Args:
         path: a YAML file.
         overrides: `key=value` with a dotted key and a YAML value, such as `optimiser.learning_rate=0.003`.
         images: those of `preparation.images` to keep, in the order of the network's channels; all of them by default.
+        network: a YAML file whose network takes the place of the config's, as `find_network` gives it.
 
     Raises:
         UserError: the file cannot be read, is not YAML, or has an unknown or wrong key; the message names it.
     """
     values = read_yaml(path)
+    if network is not None:
+        values = with_network(values, read_yaml(network))
     if images:
         _keep_images(values, images, path.name)
     given = [split_override(override) for override in overrides]

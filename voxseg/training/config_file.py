@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import copy
+from collections.abc import Hashable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,58 @@ def find_config(config: str | Path) -> Path:
     if str(config) in names:
         return Path(str(resources.files("voxseg.configs") / f"{config}.yaml"))
     raise UserError(config, "no such file and no such packaged config", f"packaged are: {', '.join(names)}")
+
+
+def packaged_baselines() -> list[str]:
+    """Names of the baselines whose networks come as files."""
+    folder = resources.files("voxseg.configs") / "baselines"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def find_network(network: str | Path) -> Path:
+    """The file with a network that takes the place of a config's.
+
+    Args:
+        network: a YAML file, or the name of a baseline.
+
+    Raises:
+        UserError: there is none of these.
+    """
+    names = packaged_baselines()
+    if str(network) in names:
+        return Path(str(resources.files("voxseg.configs") / "baselines" / f"{network}.yaml"))
+    if Path(network).is_file():
+        return Path(network)
+    raise UserError(network, "no such file and no such baseline", f"there are: {', '.join(names)}")
+
+
+def with_network(values: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a config with the network of another file.
+
+    The block `network` is replaced as a whole, and with it `loss.deep_supervision`, which belongs to it; other keys of
+    the file are laid over those of the config.
+
+    Args:
+        values: of the config.
+        other: of the file.
+    """
+    result = {key: value for key, value in values.items() if key != "network"}
+    loss = result.get("loss")
+    if isinstance(loss, dict):
+        result["loss"] = {key: value for key, value in loss.items() if key != "deep_supervision"}
+    return merged(result, other)
+
+
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy with the changes in place, block by block."""
+    result = copy.deepcopy(dict(values))
+    for key, value in changes.items():
+        inner = result.get(key)
+        if isinstance(inner, dict) and isinstance(value, Mapping):
+            result[key] = merged(inner, value)
+        else:
+            result[key] = copy.deepcopy(value)
+    return result
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -171,7 +171,7 @@ def _memory_errors(run: Run, state: TrainingState) -> Iterator[None]:
         lower = [f"lower {'generator.window' if config.generator else 'windows.size'} (now {voxels})"]
         if config.batch > config.accumulate:
             lower.append(f"raise accumulate (batch {config.batch}, accumulate {config.accumulate})")
-        if not config.network.checkpointing and not config.network.foreign:
+        if not config.network.checkpointing and config.network.import_path is None:
             lower.append("set network.checkpointing=true")
         problem = f"out of memory on {run.device} after step {state.step}"
         raise UserError(run.folder, problem, ", or ".join(lower) + ", and use --resume") from error

@@ -1,0 +1,55 @@
+"""What every baseline has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from voxseg.networks import NetworkConfig
+from voxseg.testing import grid_rotations
+
+__all__ = ["Baseline", "Group", "skeleton"]
+
+Group = Literal["SO3", "O3"]
+
+
+class Baseline(nn.Module):
+    """A network from another paper; the package's docstring says what it has to fulfil."""
+
+    def rotations(self) -> list[Tensor]:
+        """Grid rotations, ``[3, 3]`` each, under which the logits turn with the volume to rounding: all 24.
+
+        A network of a smaller group lists fewer, one that commutes with reflections all 48.
+        """
+        return grid_rotations()
+
+
+def skeleton(in_channels: int, out_channels: int, levels: Sequence[str], group: Group = "SO3") -> NetworkConfig:
+    """A config for `voxseg.networks.UNet`, the skeleton that baselines fill with their own layers.
+
+    One convolution on the finest level, two on each of the others, one on every level on the way up.
+
+    Args:
+        in_channels: of the volume.
+        out_channels: of the logits.
+        levels: field types, finest first.
+        group: with ``O3`` the fields may be odd.
+
+    Raises:
+        ValueError: for levels that are no field types.
+    """
+    depth = len(levels)
+    return NetworkConfig.model_validate(
+        {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "levels": tuple(levels),
+            "encoder_convolutions": (1, *[2] * (depth - 1)),
+            "decoder_convolutions": (1,) * (depth - 1),
+            "group": group,
+            "spacing": 1.0,
+            "deep_supervision": False,
+        }
+    )

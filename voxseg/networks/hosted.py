@@ -1,0 +1,12 @@
+"""The hosted baselines by name, and where each is imported from.
+
+They are written as import paths because `voxseg.baselines` stands above this package, and because some of them need
+libraries (e3nn) that nothing else does. `voxseg.baselines` says what such a network has to fulfil.
+"""
+
+from __future__ import annotations
+
+HOSTED: dict[str, str] = {
+    "e3nn_gates": "voxseg.baselines.e3nn_gates:E3nnGates",
+}
+"""Name in a config to class, one line a model."""
