@@ -110,7 +110,7 @@ class _Batch:
         if outcome.written is not None:
             self.teller.wrote(outcome.task, outcome.written)
         elif isinstance(outcome.error, SkippedError):
-            self.teller.skip()
+            self.teller.skip(outcome.task)
         elif outcome.error is not None:
             self.teller.failed(failure_of(outcome.task, outcome.error))
 

@@ -129,7 +129,7 @@ class _Watcher:
         if result.plan is not None:
             self.teller.plan(task, *result.plan)
         if result.skipped:
-            self.teller.skip()
+            self.teller.skip(task)
         elif result.written is not None and not self._appears(result.written.files):
             problem = f"the results were written on {result.host} and are not here"
             self.teller.failed(Failure(task.subject, f"{task.subject}: {problem}; {SHARED}", True))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from voxseg.cli._cases import Task
+from voxseg.cli._result import add_result
 from voxseg.data.datasets.case import ImageFile
 from voxseg.data.paths import scan_name
 from voxseg.errors import UserError
@@ -98,7 +99,9 @@ def list_series(paths: Sequence[Path]) -> None:
             raise UserError(path, "has no DICOM images" if path.exists() else "does not exist", "check the path")
         print(f"{path}:")
         rows = [("series", "modality", "size and spacing", "description", "")]
-        for series in _find(path):
+        listed = _find(path)
+        add_result(scan=path, series=[_facts(series) for series in listed])
+        for series in listed:
             label = f"{series.label} (study {series.study})" if series.study else series.label
             description = ", ".join(filter(None, (series.header.description, series.note)))
             remark = f"no volume: {series.problem}" if series.problem else ""
@@ -106,6 +109,18 @@ def list_series(paths: Sequence[Path]) -> None:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _facts(series: Series) -> dict[str, object]:
+    return {
+        "series": series.label,
+        "study": series.study or None,
+        "modality": series.header.modality,
+        "layout": series.layout,
+        "description": series.header.description,
+        "note": series.note,
+        "problem": series.problem,
+    }
 
 
 def _find(path: Path) -> list[Series]:

@@ -6,13 +6,18 @@ import os
 import traceback
 
 DEBUG_VARIABLE = "VOXSEG_DEBUG"
+REPORT_IT = f"this is a bug in voxseg, please report it with what {DEBUG_VARIABLE}=1 shows"
 
 
 def describe_bug(error: Exception) -> str:
     """One line for an error that is not the user's; its traceback is shown first if that was asked for."""
     show_traceback(error)
-    what = " ".join(f"{type(error).__name__}: {error}".split())
-    return f"{what}; this is a bug in voxseg, please report it with what {DEBUG_VARIABLE}=1 shows"
+    return f"{bug_in_a_line(error)}; {REPORT_IT}"
+
+
+def bug_in_a_line(error: BaseException) -> str:
+    """What kind of error it is and what it says."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def show_traceback(error: BaseException) -> None:

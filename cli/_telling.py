@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from voxseg.cli._case import Failure, Written
+from voxseg.cli._case import NOTHING, Failure, Written
 from voxseg.cli._cases import Task
 from voxseg.cli._progress import say
+from voxseg.cli._result import FAILED, USAGE, add_error, add_result
 
 if TYPE_CHECKING:
     from voxseg.inference.pipeline import Throughput
@@ -40,11 +41,13 @@ class Teller:
     def wrote(self, task: Task, written: Written) -> None:
         """A case is done."""
         self.done += 1
+        facts = {"seconds": written.seconds, "quality": written.quality, "warnings": written.told}
+        add_result(scan=task.subject, status="done", files=written.files, **facts)
         for text in written.warnings:
             say(f"voxseg: {task.subject}: {text}", error=True)
         if written.empty:
             picture = next(path for path in written.files if path.suffix == ".png")
-            say(f"voxseg: {task.subject}: nothing was found in it; look at {picture}", error=True)
+            say(f"voxseg: {task.subject}: {NOTHING}; look at {picture}", error=True)
         elif written.doubt:
             picture = next(path for path in written.files if path.suffix == ".png")
             say(f"voxseg: {task.subject}: {written.doubt}; look at {picture}", error=True)
@@ -53,13 +56,17 @@ class Teller:
         if self.verbose:
             say("  " + ", ".join(f"{stage} {took:.2f} s" for stage, took in written.seconds.items()))
 
-    def skip(self) -> None:
+    def skip(self, task: Task) -> None:
         """A case was not to be done."""
         self.skipped += 1
+        add_result(scan=task.subject, status="skipped")
 
     def failed(self, failure: Failure) -> None:
         """A case could not be done."""
         self.failures.append(failure)
+        problem = failure.problem or failure.message.removeprefix(f"{failure.subject}: ")
+        code = USAGE if failure.by_user else FAILED
+        add_error(failure.what or failure.subject, problem, failure.remedy, code, scan=failure.subject)
         say(f"voxseg: {failure.message}", error=True)
 
     def total(self, throughput: Throughput) -> None:

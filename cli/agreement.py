@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voxseg.cli._result import add_error, add_result, add_warning
 from voxseg.errors import UserError
 from voxseg.evaluation.agreement_scans import find_repeats
 
@@ -71,15 +73,21 @@ def agreement(
 
     result = assess(repeats, table, overlap, progress=True)
     _print(result)
+    files: list[Path] = []
     if output is not None:
-        written = _write(output, result)
+        files = written = _write(output, result)
         print(f"\nwrote {', '.join(path.name for path in written)} to {output}")
+    from voxseg.evaluation.agreement_tables import as_json
+
+    add_result(files=files, agreement=as_json(result))
     for note in result.notes:
+        add_warning("agreement", note)
         print(f"voxseg: {note}", file=sys.stderr)
     if result.failures:
         count = len(result.failures)
         print(f"voxseg: {count} file{'s' * (count != 1)} could not be used:", file=sys.stderr)
         for failure in result.failures:
+            add_error("agreement", failure)
             print(f"  {failure}", file=sys.stderr)
         raise typer.Exit(1)
 
@@ -100,7 +108,7 @@ def _print(result: Agreement) -> None:
 def _write(folder: Path, result: Agreement) -> list[Path]:
     """The tables, and the picture if there are two subjects for it; all or none."""
     from voxseg.data.staging import staged
-    from voxseg.evaluation.agreement_tables import pairs_csv, structures_csv, to_json
+    from voxseg.evaluation.agreement_tables import as_json, pairs_csv, structures_csv
     from voxseg.report.bland_altman import draw_bland_altman
     from voxseg.report.outputs import make_folder
 
@@ -110,7 +118,8 @@ def _write(folder: Path, result: Agreement) -> list[Path]:
     with staged(*paths) as (structures, pairs, everything, *picture):
         structures.write_text(structures_csv(result), encoding="utf-8", newline="\n")
         pairs.write_text(pairs_csv(result), encoding="utf-8", newline="\n")
-        everything.write_text(to_json(result), encoding="utf-8", newline="\n")
+        text = json.dumps(as_json(result), indent=1, ensure_ascii=False) + "\n"
+        everything.write_text(text, encoding="utf-8", newline="\n")
         if drawn:
             title = f"Repeated scans of {result.subjects} subjects"
             draw_bland_altman(picture[0], result, title)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voxseg.cli._result import add_error, add_result
+
 if TYPE_CHECKING:
     from voxseg.evaluation.data_efficiency_config import DataEfficiencyConfig
     from voxseg.evaluation.data_efficiency_run import RunResult
@@ -84,6 +86,7 @@ def data_efficiency(
         _tell(f"{len(progress.failures)} run{'s' * (len(progress.failures) > 1)} failed:")
         for run, message in progress.failures:
             _tell(f"  {run}: {message}")
+            add_error(run, message)
         raise typer.Exit(1)
 
 
@@ -100,6 +103,9 @@ def _write(folder: Path, config: DataEfficiencyConfig, results: list[RunResult])
         f"{what}; points: each seed, hollow: their mean, line: a n^-b + c, band: {100 * config.fit.level:g} % interval"
     )
     draw_learning_curves(folder / PICTURE, curves, config.name, subtitle, PANELS)
+    fits = json.loads((folder / "fits.json").read_text(encoding="utf-8"))
+    files = [folder / name for name in ("runs.csv", "fits.json", PICTURE)]
+    add_result(files=files, runs=len(results), curves=fits)
     print("\n".join(summarise(config, results, curves)))
     print(f"\n{folder / PICTURE}")
 

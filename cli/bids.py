@@ -16,9 +16,20 @@ from typer.core import TyperCommand
 from voxseg.cli._batch import ended_by_signals, on_this_machine
 from voxseg.cli._case import CaseWork, Loaded, Settings
 from voxseg.cli._cases import Task
+from voxseg.cli._options import (
+    AllowImport,
+    Device,
+    MaxMemory,
+    ModelName,
+    OnDevice,
+    SkipExisting,
+    Threads,
+    Verbose,
+    bytes_of,
+)
 from voxseg.cli._progress import say
+from voxseg.cli._result import add_error, add_result, add_warning
 from voxseg.cli._telling import Teller
-from voxseg.cli.predict import Device
 from voxseg.data.datasets.bids_scans import BidsScan, find_scans, modality_of
 from voxseg.data.datasets.case import ImageFile
 from voxseg.errors import UserError
@@ -28,6 +39,7 @@ from voxseg.report.niivue import find_niivue
 
 if TYPE_CHECKING:
     from voxseg.inference.predictor import Segmentation
+    from voxseg.provenance import Origin
 
 LABELS = {
     "--participant-label": "--participant-label",
@@ -106,34 +118,16 @@ def bids(
             "With contrast agent: T1w_ce.",
         ),
     ] = None,
-    model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="A packaged model or a model folder.")] = "brain",
-    device: Annotated[
-        Device, typer.Option(help="auto is a CUDA GPU if there is one, otherwise the CPU.")
-    ] = Device.auto,
-    threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processor threads; one a core by default.")
-    ] = None,
-    max_memory: Annotated[
-        float | None,
-        typer.Option(min=1.0, metavar="GB", help="Memory to stay within on the CPU; 4 or what is free by default."),
-    ] = None,
+    model: ModelName = "brain",
+    device: OnDevice = Device.auto,
+    threads: Threads = None,
+    max_memory: MaxMemory = None,
     report: Annotated[
         bool, typer.Option("--report", help="Write a page for each scan too, with an interactive viewer.")
     ] = False,
-    skip_existing: Annotated[
-        bool,
-        typer.Option(
-            "--skip-existing", help="Skip scans whose results are all there, or that another process is working on."
-        ),
-    ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Tell how long each stage took.")] = False,
-    allow_import: Annotated[
-        bool,
-        typer.Option(
-            "--allow-import",
-            help="Import a network that is not voxseg's own, as the model folder names it: runs its code.",
-        ),
-    ] = False,
+    skip_existing: SkipExisting = False,
+    verbose: Verbose = False,
+    allow_import: AllowImport = False,
 ) -> None:
     """Segment a BIDS data set (participant), then gather the volumes in a table and a page (group).
 
@@ -155,11 +149,13 @@ def bids(
     if report:
         find_niivue()  # what is missing is told before anything is computed
     for participant in lacking:
-        say(f"voxseg: {participant}: has no image to segment; left out", error=True)
+        problem = "has no image to segment; left out"
+        say(f"voxseg: {participant}: {problem}", error=True)
+        add_warning(participant, problem)
     for scan in scans:
         derivatives.check_source(scan)
     tasks = [_task(derivatives, scan, modalities) for scan in scans]
-    limit = None if max_memory is None else int(max_memory * 1e9)
+    limit = bytes_of(max_memory)
     settings = Settings(folder, tuple(names), device.value, threads, limit, allow_import, report, skip_existing)
     derivatives.describe()
     by_target = {task.target: scan for task, scan in zip(tasks, scans, strict=True)}
@@ -188,10 +184,10 @@ class _BidsWork(CaseWork):
         segmentation: Segmentation,
         progress: Callable[[str, float], None],
         page: Callable[[Path, bytes], None] | None,
+        origin: Origin,
     ) -> list[Path]:
-        weights = self.settings.folder / "model.safetensors"
         scan, volume = self.scans[task.target], loaded.volumes[0]
-        return self.derivatives.write(scan, volume, segmentation, weights, progress, page)
+        return self.derivatives.write(scan, volume, segmentation, origin, progress, page)
 
 
 @dataclass(frozen=True)
@@ -265,7 +261,10 @@ def _gather(derivatives: Derivatives, scans: Sequence[BidsScan]) -> None:
 
     written, missing = write_group(derivatives, scans)
     for scan in missing:
-        say(f"voxseg: {scan.stem}: has no result yet; run the participant level for it", error=True)
+        problem, remedy = "has no result yet", "run the participant level for it"
+        say(f"voxseg: {scan.stem}: {problem}; {remedy}", error=True)
+        add_error(scan.stem, problem, remedy)
+    add_result(files=written, scans=len(scans) - len(missing))
     say(
         f"{len(scans) - len(missing)} of {len(scans)} scans: wrote {', '.join(path.name for path in written)} "
         f"to {derivatives.folder}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voxseg.cli._result import add_error, add_result, add_warning
 from voxseg.data.datasets.find import find_dataset
 from voxseg.errors import UserError
 
@@ -79,6 +80,11 @@ def check(
     report = check_dataset(dataset, wanted, scheme, quick, full, progress=True)
     meanings = {label.id: label.name for label in scheme.base} if scheme is not None else None
     print("\n".join(summarise(report, meanings, verbose)))
+    add_result(folder=folder, layout=dataset.layout, images=report.images, cases=len(dataset.cases), ok=report.ok)
+    for finding in report.errors:
+        add_error(finding.subject, finding.text)
+    for finding in report.warnings:
+        add_warning(finding.subject, finding.text)
     if not report.ok:
         raise typer.Exit(1)
 

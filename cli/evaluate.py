@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voxseg.cli._errors import show_traceback
+from voxseg.cli._result import add_error, add_result
 from voxseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -126,8 +127,14 @@ def evaluate(
     if evaluation.cases:
         source = "; ".join(filter(None, (labelling.source, labelling.hint)))
         _print(evaluation, summaries, comparison, source, verbose)
+    provenance = Provenance(labelling.source, labelling.scheme, resample, full_paths)
+    if evaluation.cases:
+        from voxseg.evaluation.table_files import as_json
+
+        add_result(folder=output, evaluation=as_json(evaluation, summaries, comparison, provenance))
+    for problem in evaluation.problems:
+        add_error(f"{problem.model}, {problem.case}", problem.message)
     if output is not None and evaluation.cases:
-        provenance = Provenance(labelling.source, labelling.scheme, resample, full_paths)
         _write(output, evaluation, summaries, comparison, provenance, places if report else None)
     _finish(evaluation, partial, pairings, verbose)
 

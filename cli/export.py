@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from voxseg.cli._progress import Progress, say
+from voxseg.cli._result import add_result
 from voxseg.errors import UserError
 from voxseg.inference.locate import locate_model, model_name
 
@@ -50,6 +51,7 @@ def export(
         difference = _export(form, folder, target)
     finally:
         progress.close()
+    add_result(file=target, format=form.value, largest_difference=difference)
     say(f"wrote {target}; largest difference of a probability to the original: {difference:.1e}")
 
 

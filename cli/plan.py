@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from voxseg.cli._result import add_result
+
 
 def plan(
     folder: Annotated[Path, typer.Argument(help="Folder of a data set, or a CSV table of paths.", show_default=False)],
@@ -58,6 +60,10 @@ def plan(
 
     wanted = [name.strip() for name in images.split(",") if name.strip()] if images else None
     summary = plan_dataset(dataset, output, folder, wanted, paths, spacing, memory, device, timing, sys.stderr)
+    import yaml
+
+    config = yaml.safe_load(output.read_text(encoding="utf-8"))
+    add_result(file=output, config=config, summary=summary.splitlines())
     print(summary)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,20 +11,23 @@ from voxseg.cli._batch import ended_by_signals, on_this_machine
 from voxseg.cli._case import CaseWork, Settings
 from voxseg.cli._cases import find_tasks
 from voxseg.cli._cluster import on_workers
+from voxseg.cli._options import (
+    AllowImport,
+    Device,
+    ImageFiles,
+    MaxMemory,
+    ModelName,
+    OnDevice,
+    SkipExisting,
+    Threads,
+    Verbose,
+    bytes_of,
+)
 from voxseg.cli._share import part_of
 from voxseg.cli._telling import Teller
 from voxseg.errors import UserError
 from voxseg.inference.locate import image_names, locate_model
 from voxseg.report.niivue import find_niivue
-
-
-class Device(str, Enum):
-    """Where the network runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
 
 
 def predict(
@@ -38,10 +40,7 @@ def predict(
             readable=False,
         ),
     ] = None,
-    image: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=FILE", help="One image of a case, for a model of several; give each of them."),
-    ] = None,
+    image: ImageFiles = None,
     series: Annotated[
         list[str] | None,
         typer.Option(
@@ -63,20 +62,13 @@ def predict(
             readable=False,
         ),
     ] = None,
-    model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="A packaged model or a model folder.")] = "brain",
-    device: Annotated[
-        Device, typer.Option(help="auto is a CUDA GPU if there is one, otherwise the CPU.")
-    ] = Device.auto,
+    model: ModelName = "brain",
+    device: OnDevice = Device.auto,
     example: Annotated[
         bool, typer.Option("--example", help="Segment the ICBM152 template that comes with nilearn, into this folder.")
     ] = False,
-    threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processor threads; one a core by default.")
-    ] = None,
-    max_memory: Annotated[
-        float | None,
-        typer.Option(min=1.0, metavar="GB", help="Memory to stay within on the CPU; 4 or what is free by default."),
-    ] = None,
+    threads: Threads = None,
+    max_memory: MaxMemory = None,
     report: Annotated[
         bool,
         typer.Option(
@@ -85,16 +77,19 @@ def predict(
             "offline. It shows the scan.",
         ),
     ] = False,
+    probabilities: Annotated[
+        bool,
+        typer.Option(
+            "--probabilities",
+            help="Write NAME_probabilities.nii.gz too: the probability of each class, in the scan's grid, and "
+            "NAME_probabilities.json with their names.",
+        ),
+    ] = False,
     part: Annotated[
         str | None,
         typer.Option(metavar="I/N", help="Only every N-th scan from the I-th on, for N jobs that share a list."),
     ] = None,
-    skip_existing: Annotated[
-        bool,
-        typer.Option(
-            "--skip-existing", help="Skip scans whose results are all there, or that another process is working on."
-        ),
-    ] = False,
+    skip_existing: SkipExisting = False,
     cluster: Annotated[
         str | None,
         typer.Option(
@@ -107,22 +102,16 @@ def predict(
         int | None,
         typer.Option(min=1, metavar="N", help="Workers that --cluster local or slurm starts; by default what suits."),
     ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Tell how long each stage took.")] = False,
-    allow_import: Annotated[
-        bool,
-        typer.Option(
-            "--allow-import",
-            help="Import a network that is not voxseg's own, as the model folder names it: runs its code.",
-        ),
-    ] = False,
+    verbose: Verbose = False,
+    allow_import: AllowImport = False,
 ) -> None:
     """Segment scans.
 
     For each SCAN writes NAME_seg.nii.gz (labels in the scan's own grid), NAME_volumes.tsv, NAME_qc.png and
-    NAME_seg.json (model, memory planned, time of each stage); with --report also NAME_report.html; of DICOM also
-    NAME_seg.dcm (DICOM-SEG) and NAME_qc.dcm. Of several scans the next one is read and the last one written while the
-    network runs; one that fails does not stop the others. Nothing is sent or fetched, except among the machines of a
-    cluster.
+    NAME_seg.json (how it came about: versions, hashes, settings, times); with --report also NAME_report.html; of DICOM
+    also NAME_seg.dcm (DICOM-SEG) and NAME_qc.dcm. Of several scans the next one is read and the last one written while
+    the network runs; one that fails does not stop the others. Nothing is sent or fetched, except among the machines of
+    a cluster.
     """
     if not scans and not image and not example:
         raise UserError("SCAN", "no scan is given", "give one or more scans, or --example")
@@ -139,8 +128,10 @@ def predict(
     folder = locate_model(model)
     names = image_names(folder)
     tasks = part_of(find_tasks(scans or [], image or [], example, output, names, series or []), part)
-    limit = None if max_memory is None else int(max_memory * 1e9)
-    settings = Settings(folder, tuple(names), device.value, threads, limit, allow_import, report, skip_existing)
+    limit, images = bytes_of(max_memory), tuple(names)
+    settings = Settings(
+        folder, images, device.value, threads, limit, allow_import, report, skip_existing, probabilities
+    )
     teller = Teller(len(tasks), verbose)
     with ended_by_signals():
         if cluster is None:

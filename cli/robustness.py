@@ -13,9 +13,10 @@ import typer
 
 from voxseg.cli._allocator import keep_freed_memory
 from voxseg.cli._errors import describe_bug, show_traceback
+from voxseg.cli._options import AllowImport, Device, ImageFiles, MaxMemory, OnDevice, Threads, bytes_of
+from voxseg.cli._result import FAILED, USAGE, add_error, add_result
 from voxseg.cli._robustness_cases import RobustnessCase, find_cases, locate_models
 from voxseg.cli._run_bar import RunBar
-from voxseg.cli.predict import Device
 from voxseg.errors import UserError
 from voxseg.evaluation.robustness_tests import GROUPS, RobustnessSettings, choose_tests
 from voxseg.inference.locate import image_names
@@ -43,10 +44,7 @@ def robustness(
             metavar="SCAN", help="Scans, folders of cases or of a data set, as 'voxseg predict' takes them."
         ),
     ] = None,
-    image: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=FILE", help="One image of a case, for a model of several; give each of them."),
-    ] = None,
+    image: ImageFiles = None,
     compare: Annotated[
         list[str] | None,
         typer.Option("--compare", metavar="MODEL", help="Another model, drawn into the same picture. Repeat for more."),
@@ -75,19 +73,10 @@ def robustness(
         bool, typer.Option("--against-upright", help="Compare with the upright prediction although there are labels.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Decides noise, shading and deformations.")] = 0,
-    device: Annotated[
-        Device, typer.Option(help="auto is a CUDA GPU if there is one, otherwise the CPU.")
-    ] = Device.auto,
-    threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processor threads; one a core by default.")
-    ] = None,
-    max_memory: Annotated[
-        float | None,
-        typer.Option(min=1.0, metavar="GB", help="Memory to stay within on the CPU; 4 or what is free by default."),
-    ] = None,
-    allow_import: Annotated[
-        bool, typer.Option("--allow-import", help="Import networks that are not voxseg's own: runs their code.")
-    ] = False,
+    device: OnDevice = Device.auto,
+    threads: Threads = None,
+    max_memory: MaxMemory = None,
+    allow_import: AllowImport = False,
 ) -> None:
     """Say what a turned or disturbed scan changes.
 
@@ -113,11 +102,10 @@ def robustness(
     folders = locate_models([model, *(compare or [])])
     cases = find_cases(scans or [], image or [], references or [], folders, output, against_upright)
     keep_freed_memory()
-    limit = None if max_memory is None else int(max_memory * 1e9)
     session = _Session(settings, cases, output)
     previous = signal.signal(signal.SIGTERM, _terminated)
     try:
-        session.load(folders, device.value, threads, limit, allow_import)
+        session.load(folders, device.value, threads, bytes_of(max_memory), allow_import)
         session.run()
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -195,6 +183,7 @@ class _Session:
 
     def _fail(self, case: RobustnessCase, message: str, by_user: bool) -> None:
         self.failures.append((case.name, by_user))
+        add_error(case.name, message, exit_code=USAGE if by_user else FAILED)
         self.bar.close()
         print(f"voxseg: {message}", file=sys.stderr)
 
@@ -210,8 +199,10 @@ class _Session:
         from voxseg.report.robustness_curves import draw_robustness
 
         result = self.result
-        write_text(self.output / JSON, json.dumps(summarise(result), indent=1, allow_nan=False) + "\n")
+        summary = summarise(result)
+        write_text(self.output / JSON, json.dumps(summary, indent=1, allow_nan=False) + "\n")
         write_complete(self.output / PICTURE, lambda path: draw_robustness(path, result))
+        add_result(files=[self.output / name for name in (CSV, JSON, PICTURE)], robustness=summary)
         print("\n".join(text_lines(result)))
         done = "" if result.complete else " (not all of it was done)"
         print(f"\nwrote {CSV}, {JSON} and {PICTURE} to {self.output}{done}")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from voxseg.cli._result import add_result
+
 
 def synthesize(
     config: Annotated[
@@ -30,10 +32,10 @@ def synthesize(
     """Write generated scans with their labels, and a contact sheet of them.
 
     With a training config whose scans are generated, OUTPUT gets scan_000.nii.gz, labels_000.nii.gz, ..., labels.csv
-    and contact_sheet.png.
+    contact_sheet.png and provenance.json (settings, versions, hashes).
 
     With `tumours`, which needs no data, OUTPUT becomes a data set in the layout of BraTS 2020 to try training with:
-    Generated_001/Generated_001_flair.nii.gz, ..., Generated_001_seg.nii.gz, ..., and contact_sheet.png.
+    Generated_001/Generated_001_flair.nii.gz, ..., Generated_001_seg.nii.gz, ..., contact_sheet.png, provenance.json.
     """
     if config == "tumours":
         _synthesize_tumours(output, number, data, seed, overrides or [])
@@ -57,7 +59,7 @@ def synthesize(
     from voxseg.report.generated import write_samples
 
     write_samples(settings.generator, settings.labels, folder, output, number, seed)
-    print(output / "contact_sheet.png")
+    _tell(output, number)
 
 
 def _synthesize_tumours(output: Path, number: int, data: Path | None, seed: int, overrides: list[str]) -> None:
@@ -79,4 +81,11 @@ def _synthesize_tumours(output: Path, number: int, data: Path | None, seed: int,
     from voxseg.report.generated import write_tumours
 
     write_tumours(settings, output, number, seed)
+    _tell(output, number)
+
+
+def _tell(output: Path, number: int) -> None:
+    from voxseg.report.generated import RECORD
+
+    add_result(folder=output, number=number, record=output / RECORD, picture=output / "contact_sheet.png")
     print(output / "contact_sheet.png")

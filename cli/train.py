@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from voxseg.cli._result import add_result
+
 
 def train(
     config: Annotated[
@@ -81,6 +83,14 @@ def train(
         settings = settings.model_copy(update={"data": data})
     folder = output or (Path(config) if Path(config).is_dir() else Path("runs") / settings.name)
     outcome = run_training(settings, folder, device, resume)
+    add_result(
+        folder=folder,
+        model=folder / "model",
+        step=outcome.step,
+        steps=settings.steps,
+        dice=outcome.dice,
+        stopped_by=outcome.signal.name if outcome.signal is not None else None,
+    )
     if outcome.signal is not None:
         name = "Ctrl-C" if outcome.signal is signal.SIGINT else outcome.signal.name
         _tell(f"stopped by {name} at step {outcome.step} of {settings.steps}, all is saved")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -65,6 +66,16 @@ def test_dicom(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {path.name for path in (place / "results").iterdir()} == {
         f"dicom_export_series-3{end}" for end in (*OUTPUTS, *DICOM_OUTPUTS)
     }
+
+
+def test_for_programs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_head(place / "scan.nii.gz")
+    (line,) = lines("voxseg --json")
+    command, _, file = line.partition(" > ")
+    assert file == "done.json"
+    assert call(command) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {Path(path).name for path in document["results"][0]["files"]} == {f"scan{end}" for end in OUTPUTS}
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from voxseg.data.in_memory import volume_in_memory
@@ -29,6 +30,7 @@ from voxseg.inference.memory import DEFAULT_LIMIT, resident_memory
 from voxseg.inference.model import Model
 from voxseg.inference.model import load_model as read_model
 from voxseg.inference.predictor import Predictor, Segmentation
+from voxseg.provenance import Origin, describe_image, now
 from voxseg.report.outputs import about, make_folder, write_outputs
 from voxseg.report.qc import qc_figure
 
@@ -137,13 +139,18 @@ class SegmentationModel:
     ) -> Result:
         """Segment a scan; arguments and errors are those of `voxseg.predict`."""
         with _python_words():
+            started = now()
             volumes = [_volume(given, called, affine, spacing) for called, given in self._of_case(image, name)]
+            inputs = [describe_image(volume, called) for volume, called in zip(volumes, self.images, strict=True)]
             # Notebooks hold data of their own: what they have taken already is no reason to work in small windows.
             self._predictor.max_memory = resident_memory() + self._bytes
             segmentation = self._predictor.segment(
                 volumes if len(volumes) > 1 else volumes[0], progress or (lambda stage, fraction: None)
             )
-        return Result(volumes[0], segmentation, self.name, name or volumes[0].name)
+        warnings = [text for volume in volumes for text in volume.warnings]
+        settings = {"device": self.device, "threads": torch.get_num_threads(), "max_memory": self._predictor.max_memory}
+        origin = Origin(self.model.origin, inputs, settings, started, warnings)
+        return Result(volumes[0], segmentation, self.name, name or volumes[0].name, origin)
 
     def _of_case(self, image: Any, name: str | None) -> list[tuple[str, Any]]:
         """The images of a case in the model's order, each with what messages call it."""
@@ -235,12 +242,14 @@ class Result:
         segmentation: what was found: dense classes, label table, seconds spent by stage.
         model: name of the model.
         name: what files are called: `NAME_seg.nii.gz`.
+        origin: what it was made from, for `NAME_seg.json`.
     """
 
     volume: Volume
     segmentation: Segmentation
     model: str
     name: str
+    origin: Origin
 
     @cached_property
     def labels(self) -> NDArray[Any]:
@@ -299,7 +308,7 @@ class Result:
             if not path.name.lower().endswith(NIFTI_SUFFIXES) or path.is_dir():
                 if path.exists() and not path.is_dir():
                     raise UserError(path, "is a file", "give a folder, or a name that ends in .nii.gz")
-                return write_outputs(self.volume, self.segmentation, self.model, path / self.name)
+                return write_outputs(self.volume, self.segmentation, self.model, path / self.name, origin=self.origin)
             make_folder(path.parent)
             with staged(path) as (temporary,):
                 write_segmentation(temporary, self.labels, self.table, self.volume, about(self.model))

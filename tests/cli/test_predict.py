@@ -68,7 +68,7 @@ def test_files_are_written_beside_the_scan(tmp_path, model, capsys):
     files = "sub-01_seg.nii.gz, sub-01_volumes.tsv, sub-01_qc.png, sub-01_seg.json"
     assert told.startswith(f"{scan}: wrote {files} to {tmp_path}")
     record = json.loads((tmp_path / "sub-01_seg.json").read_text())
-    assert record["model"] == "tiny"
+    assert record["model"]["name"] == "tiny"
     assert record["plan"] | {"expected_bytes": 0} == {
         "grid": [20, 22, 18],
         "spacing_mm": 4.0,

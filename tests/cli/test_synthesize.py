@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -15,7 +17,8 @@ from voxseg.data.labels import LabelTable
 from voxseg.errors import UserError
 
 SMALL = ["--set", "generator.window=[24, 20, 28]"]
-FILES = {"contact_sheet.png", "labels.csv"} | {f"{kind}_{k:03d}.nii.gz" for kind in ("scan", "labels") for k in (0, 1)}
+PAIRS = {f"{kind}_{k:03d}.nii.gz" for kind in ("scan", "labels") for k in (0, 1)}
+FILES = {"contact_sheet.png", "labels.csv", "provenance.json"} | PAIRS
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,13 @@ def test_files(heads: Path, tmp_path: Path) -> None:
     output = tmp_path / "new" / "folder"
     run("-o", output, "-n", "2", "--data", heads, *SMALL)
     assert {path.name for path in output.iterdir()} == FILES
+    record = json.loads((output / "provenance.json").read_text())
+    assert record["kind"] == "generated scans"
+    assert record["settings"]["seed"] == 0
+    assert record["settings"]["generator"]["window"] == [24, 20, 28]
+    for entry, folder in ((record["inputs"][0], heads), (record["outputs"][-1], output)):
+        assert entry["sha256"] == hashlib.sha256((folder / entry["file"]).read_bytes()).hexdigest()
+    assert {entry["file"] for entry in record["outputs"]} == PAIRS
     assert len(LabelTable.read(output / "labels.csv")) == 16
     for k in range(2):
         scan, labels = nib.load(output / f"scan_{k:03d}.nii.gz"), nib.load(output / f"labels_{k:03d}.nii.gz")
@@ -94,7 +104,8 @@ TUMOURS = ["--set", "spacing=6", "--set", "images=[flair, t1ce]"]
 def test_tumours_are_a_data_set_that_is_found(tmp_path: Path) -> None:
     output = tmp_path / "demo"
     run("-o", output, "-n", "2", *TUMOURS, config="tumours")
-    assert {path.name for path in output.iterdir()} == {"contact_sheet.png", "Generated_001", "Generated_002"}
+    expected = {"contact_sheet.png", "provenance.json", "Generated_001", "Generated_002"}
+    assert {path.name for path in output.iterdir()} == expected
     dataset = find_dataset(output)
     assert [case.id for case in dataset.cases] == ["Generated_001", "Generated_002"]
     assert dataset.modalities == ["flair", "t1ce"]

@@ -208,7 +208,7 @@ def test_json_holds_everything_and_no_paths_of_the_machine(tmp_path: Path) -> No
                                    "resample": True}  # fmt: skip
     assert content["labels"]["source"] == "the model x"
     assert content["labels"]["classes"] == [1, 2, 3]
-    assert content["versions"]["numpy"]
+    assert content["provenance"]["software"]["numpy"]
     assert content["conventions"][0].startswith("Found: in both.")
     assert len(content["cases"]) == 6
     assert content["cases"][0]["scores"][2] == json.loads(

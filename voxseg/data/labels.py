@@ -210,6 +210,18 @@ class LabelTable(Sequence[Label]):
         write_text(Path(path), text.getvalue())
 
 
+def unsided(left: Label, right: Label) -> str:
+    """The name of a pair: without the one word that differs, as "Thalamus"; with both names if that is not the case."""
+    words, others = (re.split(r"([-_. ]+)", label.name) for label in (left, right))
+    differing = [k for k, (word, other) in enumerate(zip(words, others, strict=False)) if word != other]
+    if len(words) != len(others) or len(differing) != 1 or len(words) < 3:
+        return f"{left.name} and {right.name}"
+    position = differing[0]
+    if position == 0:
+        return "".join(words[2:])
+    return "".join(words[: position - 1] + words[position + 1 :])
+
+
 def take(lookup: NDArray[np.uint8], array: NDArray[Any]) -> NDArray[np.uint8]:
     """``lookup[array]``, where ids that lie outside the lookup table give 0.
 

@@ -16,7 +16,7 @@ from voxseg.data.segmentation import blank_header
 from voxseg.data.staging import staged
 from voxseg.data.volume import Volume
 
-__all__ = ["STEPS", "ProbabilityFile", "names_path", "write_probabilities"]
+__all__ = ["STEPS", "ProbabilityFile", "fill_probabilities", "names_path", "write_probabilities"]
 
 STEPS = 255
 """Probabilities are stored as whole numbers of this many steps from 0 to 1, with the scale in the header."""
@@ -29,6 +29,11 @@ def names_path(path: Path) -> Path:
     """The JSON file beside a file of probabilities: its path with `.json` for `.nii.gz`."""
     stem = next((path.name.removesuffix(s) for s in SUFFIXES if path.name.endswith(s)), path.name)
     return path.with_name(f"{stem}.json")
+
+
+def uncompressed_name(path: Path) -> Path:
+    """Where probabilities lie uncompressed on the way to a compressed file."""
+    return path.with_name(f"{path.name}.raw")
 
 
 @contextmanager
@@ -50,22 +55,38 @@ def write_probabilities(path: Path, names: Sequence[str], scan: Volume) -> Itera
     Raises:
         UserError: if the files cannot be written.
     """
+    with staged(path, names_path(path)) as (final, beside), fill_probabilities(final, beside, names, scan) as file:
+        yield file
+
+
+@contextmanager
+def fill_probabilities(final: Path, beside: Path, names: Sequence[str], scan: Volume) -> Iterator[ProbabilityFile]:
+    """What `write_probabilities` does, under temporary names that whoever has `staged` them knows.
+
+    Args:
+        final: of the probabilities, `.nii` or `.nii.gz`.
+        beside: of the names.
+        names: as `write_probabilities` takes them.
+        scan: likewise.
+
+    Raises:
+        OSError: if the files cannot be written.
+    """
     header = _header(scan, len(names))
-    packed = path.name.endswith(".gz")
-    with staged(path, names_path(path)) as (final, beside):
-        raw = final.with_name(f"{final.name}.raw") if packed else final
-        try:
-            with open(raw, "w+b") as file:
-                header.write_to(file)
-                offset = int(header.get_data_offset())
-                file.truncate(offset + int(np.prod(header.get_data_shape())))
-                yield ProbabilityFile(file, offset, scan.geometry.shape, len(names))
-            if packed:
-                _compress(raw, final)
-        finally:
-            if packed:
-                raw.unlink(missing_ok=True)
-        beside.write_text(json.dumps({"LabelMap": list(names)}, indent=2) + "\n", encoding="utf-8")
+    packed = final.name.endswith(".gz")
+    raw = uncompressed_name(final) if packed else final
+    try:
+        with open(raw, "w+b") as file:
+            header.write_to(file)
+            offset = int(header.get_data_offset())
+            file.truncate(offset + int(np.prod(header.get_data_shape())))
+            yield ProbabilityFile(file, offset, scan.geometry.shape, len(names))
+        if packed:
+            _compress(raw, final)
+    finally:
+        if packed:
+            raw.unlink(missing_ok=True)
+    beside.write_text(json.dumps({"LabelMap": list(names)}, indent=2) + "\n", encoding="utf-8")
 
 
 class ProbabilityFile:
@@ -122,6 +143,7 @@ def _header(scan: Volume, classes: int) -> Any:
     for text in ("aux_file", "db_name"):
         if text in header:
             header[text] = b""
+    header.extensions.clear()  # they may hold names, and need room that is not left
     header["vox_offset"] = 352 if header.sizeof_hdr == 348 else 544
     header["magic"] = b"n+1" if header.sizeof_hdr == 348 else header["magic"]
     return header

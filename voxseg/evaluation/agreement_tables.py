@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from voxseg import __version__
 from voxseg.evaluation.agreement import Agreement, StructureAgreement
 from voxseg.evaluation.agreement_statistics import Estimate
+from voxseg.provenance import now, plain, record
 
-__all__ = ["EXPLANATIONS", "pairs_csv", "screen_table", "structures_csv", "to_json"]
+__all__ = ["EXPLANATIONS", "as_json", "pairs_csv", "screen_table", "structures_csv"]
 
 NOTHING = "–"
 
@@ -58,8 +57,8 @@ def pairs_csv(agreement: Agreement) -> str:
     return _csv(rows)
 
 
-def to_json(agreement: Agreement) -> str:
-    """All figures, all volumes and what was left out; what cannot be estimated is null."""
+def as_json(agreement: Agreement) -> dict[str, Any]:
+    """All figures, all volumes and what was left out, in plain types; what cannot be estimated is None."""
     scans = [
         {
             "subject": scan.subject,
@@ -72,7 +71,7 @@ def to_json(agreement: Agreement) -> str:
         for scan in own
     ]
     value = {
-        "voxseg": __version__,
+        "provenance": record("agreement", now()),
         "subjects": agreement.subjects,
         "sessions": list(agreement.repeats.sessions),
         "explanations": EXPLANATIONS,
@@ -91,7 +90,8 @@ def to_json(agreement: Agreement) -> str:
         "failures": list(agreement.failures),
         "notes": list(agreement.notes),
     }
-    return json.dumps(_without_nan(value), indent=1, ensure_ascii=False) + "\n"
+    finite: dict[str, Any] = plain(value)
+    return finite
 
 
 def screen_table(agreement: Agreement) -> list[str]:
@@ -199,15 +199,6 @@ def _cell(value: Any) -> Any:
     if not isinstance(value, float):
         return value
     return "" if math.isnan(value) else f"{value:.9g}"
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from voxseg import __version__
 from voxseg.evaluation.robustness import (
     ConditionScore,
     Robustness,
@@ -20,6 +19,7 @@ from voxseg.evaluation.robustness import (
 from voxseg.evaluation.robustness_plan import BASELINE_DEGREES
 from voxseg.evaluation.robustness_tests import TESTS
 from voxseg.evaluation.structures import Structure
+from voxseg.provenance import now, record
 
 __all__ = ["COLUMNS", "MEAN", "append_rows", "start_csv", "summarise", "text_lines"]
 
@@ -60,7 +60,7 @@ def append_rows(path: Path, score: ConditionScore, structures: Sequence[Structur
 def summarise(result: Robustness) -> dict[str, Any]:
     """The contents of `robustness.json`; what is not known is None."""
     return {
-        "voxseg": __version__,
+        "provenance": record("robustness", now()),
         "complete": result.complete,
         "settings": {
             "tests": {name: TESTS[name] for name in result.settings.tests},

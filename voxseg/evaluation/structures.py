@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from voxseg.data.label_scheme import LabelScheme
-from voxseg.data.labels import Label, Side
+from voxseg.data.labels import Side, unsided
 
 __all__ = ["Structure", "structures_of"]
 
@@ -47,7 +46,7 @@ def structures_of(scheme: LabelScheme) -> list[Structure]:
     labels = [Structure(label.name, "label", _classes(index, label.id), label.side, label.colour) for label in table]
     pairs = [
         Structure(
-            _unsided(label, table.by_id(label.partner)),
+            unsided(label, table.by_id(label.partner)),
             "both sides",
             _classes(index, label.id, label.partner),
             "none",
@@ -61,18 +60,6 @@ def structures_of(scheme: LabelScheme) -> list[Structure]:
 
 def _classes(index: dict[int, int], *ids: int) -> tuple[int, ...]:
     return tuple(sorted(index[i] for i in ids))
-
-
-def _unsided(left: Label, right: Label) -> str:
-    """The name of a pair: without the one word that differs, as "Thalamus"; with both names if that is not the case."""
-    words, others = (re.split(r"([-_. ]+)", label.name) for label in (left, right))
-    differing = [k for k, (word, other) in enumerate(zip(words, others, strict=False)) if word != other]
-    if len(words) != len(others) or len(differing) != 1 or len(words) < 3:
-        return f"{left.name} and {right.name}"
-    position = differing[0]
-    if position == 0:
-        return "".join(words[2:])
-    return "".join(words[: position - 1] + words[position + 1 :])
 
 
 def _with_names_of_their_own(structures: list[Structure]) -> list[Structure]:

@@ -5,23 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import math
-import platform
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from voxseg import __version__
 from voxseg.data.label_scheme import LabelScheme
 from voxseg.evaluation.comparison import Comparison
 from voxseg.evaluation.result import Evaluation, StructureScore
 from voxseg.evaluation.statistics import METRICS, StructureSummary
 from voxseg.evaluation.tables import convention_lines
+from voxseg.provenance import now, plain, record
 
 __all__ = [
     "Provenance",
+    "as_json",
     "shown_paths",
     "without_folders",
     "write_cases",
@@ -40,7 +39,6 @@ SUMMARY_COLUMNS = (
     *("model", "structure", "kind", "found", "missed", "false", "absent", "metric", "cases", "mean", "median", "sd"),
     *("ci_low", "ci_high"),
 )
-PACKAGES = ("numpy", "scipy", "nibabel", "monai")
 
 
 @dataclass(frozen=True)
@@ -100,11 +98,21 @@ def write_json(
     comparison: Comparison | None,
     provenance: Provenance,
 ) -> None:
-    """Write everything there is to know; null is a value that there is none of."""
+    """Write what `as_json` gives."""
+    everything = as_json(evaluation, summaries, comparison, provenance)
+    path.write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def as_json(
+    evaluation: Evaluation,
+    summaries: Sequence[StructureSummary],
+    comparison: Comparison | None,
+    provenance: Provenance,
+) -> dict[str, Any]:
+    """Everything there is to know, in plain types; None is a value that there is none of."""
     names = shown_paths(evaluation, provenance.full_paths)
-    content = {
-        "voxseg": __version__,
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+    content: dict[str, Any] = {
+        "provenance": record("evaluation", now()),
         "settings": asdict(evaluation.settings) | {"resample": provenance.resample},
         "labels": {"source": provenance.labels, **provenance.scheme.model_dump(mode="json")},
         "conventions": convention_lines(evaluation),
@@ -129,7 +137,8 @@ def write_json(
             for problem in evaluation.problems
         ],
     }
-    path.write_text(json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    finite: dict[str, Any] = plain(content)
+    return finite
 
 
 def shown_paths(evaluation: Evaluation, full: bool = False) -> dict[Path, str]:
@@ -163,29 +172,11 @@ def without_folders(message: str, full: bool) -> str:
     return message if full else re.sub(r"(?<![\w.])/(?:[^/:;,()]+/)+", "", message)
 
 
-def _finite(value: Any) -> Any:
-    """JSON knows no NaN."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
-
-
 def _text(value: Any) -> Any:
     """A cell; nine digits, which is more than the figures are worth and enough to compare files by."""
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.9g}"
     return value
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _write(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

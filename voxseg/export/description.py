@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from voxseg import __version__
 from voxseg.data.preparation import MULTIPLE
 from voxseg.inference.model import Model
+from voxseg.provenance import file_hash, now, record
 
-__all__ = ["describe", "weights_hash"]
+__all__ = ["describe"]
 
 SCALES = {
     "tissue": "empty space becomes 0 and bright tissue 1, by levels of the whole image (voxseg.data.normalise)",
@@ -49,7 +49,8 @@ def describe(model: Model, folder: Path, form: str) -> dict[str, Any]:
         "description": config.description,
         "format": form,
         "made_by": f"voxseg {__version__}",
-        "weights_sha256": weights_hash(folder),
+        "provenance": record("exported model", now(), model=model.origin),
+        "weights_sha256": file_hash(folder / "model.safetensors"),
         "input": {
             "name": "image",
             "dtype": "float32",
@@ -80,11 +81,6 @@ def describe(model: Model, folder: Path, form: str) -> dict[str, Any]:
             {"id": label.id, "name": label.name, "colour": label.colour, "side": label.side} for label in model.table
         ],
     }
-
-
-def weights_hash(folder: Path) -> str:
-    """SHA-256 of a model's weights."""
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
 def _channels(model: Model) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from voxseg import __version__
 from voxseg.errors import UserError
 from voxseg.export.graph import export_torchscript
 from voxseg.inference.model import Model
+from voxseg.provenance import now, record
 
 __all__ = ["export_bundle"]
 
@@ -66,6 +67,7 @@ def export_bundle(model: Model, folder: Path, target: Path) -> float:
                 shutil.copyfile(folder / "MODEL_CARD.md", root / "docs" / "MODEL_CARD.md")
             _write(root / "configs" / "metadata.json", metadata(model))
             _write(root / "configs" / "inference.json", inference(model))
+            _write(root / "docs" / "provenance.json", record("exported model", now(), model=model.origin))
             (root / "docs" / "README.md").write_text(_readme(model), encoding="utf-8", newline="\n")
             root.rename(target)
     except OSError as error:

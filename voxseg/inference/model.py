@@ -12,12 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from voxseg.data.labels import LabelTable
+from voxseg.data.labels import LabelTable, unsided
 from voxseg.data.preparation import PreparationConfig
 from voxseg.data.sides import SideClasses
 from voxseg.errors import UserError
 from voxseg.inference.locate import locate_model
 from voxseg.networks import NetworkConfig, build_network
+from voxseg.provenance import file_hash
 
 __all__ = [
     "Model",
@@ -98,11 +99,13 @@ class Model:
         table: its label table; the network's class k is row k - 1, class 0 the background.
         network: `[1, C, X, Y, Z]` to logits `[1, K, X, Y, Z]`, in evaluation mode. C are the images of
             `preparation.images` in their order; K the background and the labels, or the regions of `output`.
+        sha256: of the file of its weights; None if it was built in memory.
     """
 
     config: ModelConfig
     table: LabelTable
     network: nn.Module
+    sha256: str | None = None
 
     @property
     def sides(self) -> SideClasses | None:
@@ -113,6 +116,24 @@ class Model:
     def structures(self) -> LabelTable:
         """What the channels of the network stand for, without the background: the table, or its structures."""
         return self.table if self.sides is None else LabelTable(list(self.table)[: self.sides.channels - 1])
+
+    @property
+    def origin(self) -> dict[str, str | None]:
+        """What records of provenance say of it."""
+        return {"name": self.config.name, "sha256": self.sha256}
+
+    @property
+    def channels(self) -> list[str]:
+        """Names of what the network tells the probability of: the background and the structures, or the regions."""
+        if self.config.output.regions:
+            return [region.name for region in self.config.output.regions]
+        if self.sides is None:
+            return ["background", *self.table.names]
+        partners = {label.id: self.table.by_id(label.partner) for label in self.table if label.partner}
+        return [
+            "background",
+            *(unsided(k, partners[k.id]) if k.id in partners else k.name for k in self.structures),
+        ]
 
 
 def load_model(model: str | Path, allow_import: bool = False) -> Model:
@@ -145,7 +166,7 @@ def load_model(model: str | Path, allow_import: bool = False) -> Model:
     except RuntimeError as error:
         problem = "does not hold the weights of the network in config.yaml"
         raise UserError(weights, problem, "copy the model folder again") from error
-    return Model(config, table, network.fold())
+    return Model(config, table, network.fold(), file_hash(weights))
 
 
 def _check_agreement(folder: Path, config: ModelConfig, table: LabelTable) -> None:

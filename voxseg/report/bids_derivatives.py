@@ -6,10 +6,10 @@ What it has no names for (volumes, pictures, pages) is listed in `.bidsignore`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,8 @@ from voxseg.data.datasets.bids_scans import BidsScan
 from voxseg.data.datasets.listing import read_json
 from voxseg.data.staging import staged, write_text
 from voxseg.errors import UserError
-from voxseg.report.outputs import fill_outputs, make_folder
+from voxseg.provenance import Origin, plain
+from voxseg.report.outputs import fill_outputs, make_folder, segmentation_record
 
 if TYPE_CHECKING:
     from voxseg.data.labels import LabelTable
@@ -165,7 +166,7 @@ class Derivatives:
         scan: BidsScan,
         volume: Volume,
         segmentation: Segmentation,
-        weights: Path,
+        origin: Origin,
         progress: Callable[[str, float], None],
         page: Callable[[Path, bytes], None] | None,
     ) -> list[Path]:
@@ -175,7 +176,7 @@ class Derivatives:
             scan: whose they are.
             volume: its first image.
             segmentation: what was found.
-            weights: file of the model's weights.
+            origin: what they were made from.
             progress: as `write_outputs` takes it.
             page: likewise.
 
@@ -185,7 +186,7 @@ class Derivatives:
         Raises:
             UserError: if they cannot be written.
         """
-        files = self.of(scan)
+        started, files = time.perf_counter(), self.of(scan)
         paths = [files.labels, files.volumes, files.picture, files.table, files.sidecar]
         paths += [files.page] if page else []
         for path in paths:
@@ -193,17 +194,21 @@ class Derivatives:
         with staged(*paths) as (labels, volumes, picture, table, sidecar, *more):
             fill_outputs([labels, volumes, picture, *more], scan.stem, volume, segmentation, self.model, progress, page)
             table.write_text(lookup_table(segmentation.table), encoding="utf-8", newline="\n")
-            sidecar.write_text(_json(self._sidecar(scan, weights)), encoding="utf-8", newline="\n")
+            places = dict(zip(paths, (labels, volumes, picture, table, sidecar, *more), strict=True))
+            seconds = segmentation.seconds | {"writing": time.perf_counter() - started}
+            others = {path: place for path, place in places.items() if place != sidecar}
+            record = segmentation_record(segmentation, origin, seconds, others)
+            sidecar.write_text(_json(self._sidecar(scan, record)), encoding="utf-8", newline="\n")
         return paths
 
-    def _sidecar(self, scan: BidsScan, weights: Path) -> dict[str, object]:
+    def _sidecar(self, scan: BidsScan, record: dict[str, Any]) -> dict[str, object]:
         sources = self.sources(scan)
         return {
             "Description": f"Structures found by voxseg {__version__} with the model {self.model}",
             "Sources": sources,
             "SpatialReference": sources[0],
             "Manual": False,
-            "Model": {"Name": self.model, "SHA256": hashlib.sha256(weights.read_bytes()).hexdigest()},
+            "Provenance": record,
             "side": {
                 "Description": "Side of the body",
                 "Levels": {"left": "left", "right": "right", "none": "neither or both"},
@@ -242,7 +247,7 @@ def _uri(folder: Path) -> str:
 
 
 def _json(contents: object) -> str:
-    return json.dumps(contents, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(plain(contents), indent=2, ensure_ascii=False) + "\n"
 
 
 def _write_json(path: Path, contents: object) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -11,15 +13,18 @@ from numpy.typing import NDArray
 from voxseg.data.geometry import Geometry
 from voxseg.data.label_scheme import LabelScheme
 from voxseg.data.labels import LabelTable
+from voxseg.data.layout import LABEL_TABLE, T1_PRIOR, find_label_maps
 from voxseg.data.segmentation import write_segmentation
-from voxseg.data.staging import staged
+from voxseg.data.staging import staged, write_text
 from voxseg.data.synthesis import GeneratorConfig, LabelMaps, ScanGenerator
 from voxseg.data.tumours import TABLE, GeneratedCase, TumourConfig, generate_case, write_case
 from voxseg.data.volume import Volume
 from voxseg.errors import UserError
+from voxseg.provenance import describe_files, now, record, to_json
 from voxseg.report.case_sheet import case_sheet
 from voxseg.report.contact_sheet import contact_sheet, save_figure
 
+RECORD = "provenance.json"
 SHEET_ROWS = 12
 """No more pairs than this are drawn; all are written."""
 
@@ -27,7 +32,7 @@ SHEET_ROWS = 12
 def write_samples(
     config: GeneratorConfig, scheme: LabelScheme, maps: Path, output: Path, number: int, seed: int
 ) -> None:
-    """Write generated pairs, their label table and a contact sheet.
+    """Write generated pairs, their label table, a contact sheet and how they were made.
 
     Pair k is the first of the batch of ``ScanGenerator.sample((seed, k))``. Files of an earlier run with the same
     names are replaced.
@@ -36,13 +41,14 @@ def write_samples(
         config: how scans are generated.
         scheme: which labels they get.
         maps: folder of head label maps.
-        output: folder for scan_000.nii.gz, labels_000.nii.gz, ..., labels.csv and contact_sheet.png.
+        output: folder for scan_000.nii.gz, labels_000.nii.gz, ..., labels.csv, contact_sheet.png, provenance.json.
         number: how many pairs.
         seed: decides everything.
 
     Raises:
         UserError: if the maps cannot be used, or the folder cannot be written to.
     """
+    started = now()
     generator = ScanGenerator(LabelMaps.read(maps, scheme), config)
     table = generator.maps.table
     _make(output)
@@ -57,6 +63,10 @@ def write_samples(
     table.write(output / "labels.csv")
     with staged(output / "contact_sheet.png") as (path,):
         save_figure(contact_sheet(scans, classes, table, titles), path)
+    settings = {"generator": config.model_dump(mode="json"), "labels": scheme.model_dump(mode="json")}
+    inputs = [*find_label_maps(maps), maps / LABEL_TABLE, maps / T1_PRIOR]
+    written = [output / f"{kind}_{k:03d}.nii.gz" for k in range(number) for kind in ("scan", "labels")]
+    _write_record(output, started, settings | {"seed": seed, "number": number}, inputs, written)
 
 
 def write_tumours(config: TumourConfig, output: Path, number: int, seed: int) -> None:
@@ -67,7 +77,7 @@ def write_tumours(config: TumourConfig, output: Path, number: int, seed: int) ->
 
     Args:
         config: how they are generated.
-        output: folder for Generated_001/Generated_001_flair.nii.gz, ..., and contact_sheet.png.
+        output: folder for Generated_001/Generated_001_flair.nii.gz, ..., contact_sheet.png and provenance.json.
         number: how many cases.
         seed: decides everything.
 
@@ -75,6 +85,7 @@ def write_tumours(config: TumourConfig, output: Path, number: int, seed: int) ->
         UserError: if the folder cannot be written to.
     """
     _make(output)
+    started = now()
     shown: dict[str, GeneratedCase] = {}
     for k in range(1, number + 1):
         case = generate_case(config, (seed, k))
@@ -84,6 +95,18 @@ def write_tumours(config: TumourConfig, output: Path, number: int, seed: int) ->
     cases = [(title, case.images, TABLE.to_classes(case.labels)) for title, case in shown.items()]
     with staged(output / "contact_sheet.png") as (path,):
         save_figure(case_sheet(cases, TABLE), path)
+    names = [f"Generated_{k:03d}" for k in range(1, number + 1)]
+    written = [path for name in names for path in sorted((output / name).glob(f"{name}_*.nii.gz"))]
+    settings = {"tumours": config.model_dump(mode="json"), "seed": seed, "number": number}
+    _write_record(output, started, settings, [], written)
+
+
+def _write_record(
+    output: Path, started: str, settings: dict[str, Any], inputs: Sequence[Path], written: Sequence[Path]
+) -> None:
+    """`provenance.json`: how the scans were made, of what, and what they are."""
+    parts = {"settings": settings, "inputs": describe_files(inputs), "outputs": describe_files(written)}
+    write_text(output / RECORD, to_json(record("generated scans", started, **parts)))
 
 
 def _make(folder: Path) -> None:

@@ -6,20 +6,30 @@ written.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from voxseg import __version__
 from voxseg.errors import UserError
+from voxseg.provenance import Origin, describe_files, describe_image, now, record, to_json
 
 if TYPE_CHECKING:
     from voxseg.data.volume import Volume
     from voxseg.inference.predictor import Segmentation
 
-__all__ = ["DICOM_OUTPUTS", "OUTPUTS", "PAGE", "about", "fill_outputs", "make_folder", "write_outputs"]
+__all__ = [
+    "DICOM_OUTPUTS",
+    "OUTPUTS",
+    "PAGE",
+    "PROBABILITIES",
+    "about",
+    "fill_outputs",
+    "make_folder",
+    "segmentation_record",
+    "write_outputs",
+]
 
 OUTPUTS = ("_seg.nii.gz", "_volumes.tsv", "_qc.png", "_seg.json")
 """What is written of each segmentation, behind its target."""
@@ -29,6 +39,9 @@ DICOM_OUTPUTS = ("_seg.dcm", "_qc.dcm")
 
 PAGE = "_report.html"
 """The page that is written with it if that is wanted."""
+
+PROBABILITIES = ("_probabilities.nii.gz", "_probabilities.json")
+"""Probabilities and the names of their classes, if they are wanted."""
 
 
 def about(model: str) -> str:
@@ -47,6 +60,8 @@ def write_outputs(
     target: Path,
     progress: Callable[[str, float], None] = lambda stage, fraction: None,
     page: Callable[[Path, bytes], None] | None = None,
+    origin: Origin | None = None,
+    probabilities: bool = False,
 ) -> list[Path]:
     """Write the files of a segmentation, all or none; the folder is made if need be.
 
@@ -57,9 +72,13 @@ def write_outputs(
         target: what the paths begin with, such as `FOLDER/NAME`.
         progress: called with the stages `writing`, `drawing` and `page`, and the fraction of each that is done.
         page: writes a page about it to a path; it is given the bytes of the picture too.
+        origin: what it was made from; by default what `volume` tells.
+        probabilities: whether there are such: they and the names of their classes already lie under the temporary
+            names (`temporary_name`) of their files, because they come while the network runs.
 
     Returns:
-        The paths, in the order of `OUTPUTS`, that of the page behind them, those of `DICOM_OUTPUTS` of a DICOM scan.
+        The paths, in the order of `OUTPUTS`, that of the page behind them, those of `PROBABILITIES` if wanted, those of
+        `DICOM_OUTPUTS` of a DICOM scan.
 
     Raises:
         UserError: if the folder cannot be made or written to.
@@ -69,27 +88,40 @@ def write_outputs(
     started = time.perf_counter()
     suffixes = OUTPUTS if page is None else (*OUTPUTS, PAGE)
     count = len(suffixes)
+    if probabilities:
+        suffixes = (*suffixes, *PROBABILITIES)
     if volume.dicom is not None:
         suffixes = (*suffixes, *DICOM_OUTPUTS)
     paths = [target.with_name(target.name + suffix) for suffix in suffixes]
     make_folder(target.parent)
+    if origin is None:
+        origin = Origin({"name": model}, [describe_image(volume)], {}, now(), volume.warnings)
     with staged(*paths) as places:
-        labels, volumes, picture, record, *more = places[:count]
+        labels, volumes, picture, beside, *more = places[:count]
         fill_outputs([labels, volumes, picture, *more], target.name, volume, segmentation, model, progress, page)
         if volume.dicom is not None:
-            _fill_dicom(places[count:], picture, volume, segmentation, model)
+            _fill_dicom(places[-len(DICOM_OUTPUTS) :], picture, volume, segmentation, model)
         seconds = segmentation.seconds | {"writing": time.perf_counter() - started}
-        text = json.dumps(_record(segmentation, model, seconds), indent=2)
-        record.write_text(text + "\n", encoding="utf-8", newline="\n")
+        written = {path: place for path, place in zip(paths, places, strict=True) if place != beside}
+        about_it = segmentation_record(segmentation, origin, seconds, written)
+        beside.write_text(to_json(about_it), encoding="utf-8", newline="\n")
     return paths
 
 
-def _record(segmentation: Segmentation, model: str, seconds: dict[str, float]) -> dict[str, object]:
-    """How a segmentation came about: versions, the plan, and the time of each stage."""
-    record: dict[str, object] = {"voxseg": __version__, "model": model}
-    plan = segmentation.plan
-    if plan is not None:
-        record["plan"] = {
+def segmentation_record(
+    segmentation: Segmentation, origin: Origin, seconds: Mapping[str, float], files: Mapping[Path, Path]
+) -> dict[str, Any]:
+    """How a segmentation came about, in plain types; `docs/provenance.md` says what the keys mean.
+
+    Args:
+        segmentation: what was found.
+        origin: what it was made from.
+        seconds: by stage, from reading to writing.
+        files: what was written, each with where it lies while not all are complete.
+    """
+    plan, found = segmentation.plan, segmentation.confidence is not None
+    planned = (
+        {
             "grid": plan.grid,
             "spacing_mm": plan.spacing,
             "window": plan.run.window or plan.grid,
@@ -97,8 +129,25 @@ def _record(segmentation: Segmentation, model: str, seconds: dict[str, float]) -
             "expected_bytes": plan.expected,
             "allowed_bytes": plan.allowed,
         }
-    record["seconds"] = {stage: round(took, 3) for stage, took in seconds.items()}
-    return record
+        if plan is not None
+        else None
+    )
+    return record(
+        "segmentation",
+        origin.started,
+        seconds={stage: round(took, 3) for stage, took in seconds.items()},
+        model=origin.model,
+        inputs=origin.inputs,
+        settings=origin.settings,
+        plan=planned,
+        sides=segmentation.sides,
+        quality=round(segmentation.quality, 4) if found else None,
+        warnings=origin.warnings,
+        outputs=[
+            {**about_file, "file": path.name}
+            for path, about_file in zip(files, describe_files(files.values()), strict=True)
+        ],
+    )
 
 
 def fill_outputs(

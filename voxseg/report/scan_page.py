@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from voxseg.data.geometry import Geometry
 from voxseg.data.labels import LabelTable
+from voxseg.provenance import file_hash
 from voxseg.report.page import Html, escape, figure, number, page, section
 from voxseg.report.viewer import USE, LabelMap, Legend, Scene, viewer
 from voxseg.report.volume_table import volume_table
@@ -78,7 +78,7 @@ def scan_page(
         files={image: volume.path.name for image, volume in named.items()},
         model=config.name,
         description=config.description,
-        weights=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+        weights=file_hash(folder / "model.safetensors"),
         machine=machine,
         seconds=segmentation.seconds,
         windows=segmentation.windows,

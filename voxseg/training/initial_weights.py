@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from voxseg.errors import UserError
 from voxseg.inference.locate import locate_model, packaged_models
 from voxseg.networks import NetworkConfig
+from voxseg.provenance import file_hash
 from voxseg.training.config_file import read_yaml
 
 __all__ = ["KEY", "describe", "resolve_model", "take_weights"]
@@ -76,7 +76,7 @@ def take_weights(network: nn.Module, config: NetworkConfig, model: str) -> dict[
     return {
         "model": str(contents.get("name", folder.name)),
         "steps": _block(contents, "training").get("steps"),
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "sha256": file_hash(weights),
         "tensors": len(own),
         "taken": len(own) - len(new),
         "new": new,

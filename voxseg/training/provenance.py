@@ -7,15 +7,13 @@ import platform
 import shlex
 import subprocess
 import sys
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import voxseg
-from voxseg.training.checkpoint import versions
+from voxseg.provenance import now, software
 
 __all__ = ["environment", "git_revision", "machine"]
 
@@ -36,9 +34,9 @@ def environment(device: torch.device) -> dict[str, Any]:
     """
     cuda = device.type == "cuda"
     return {
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": now(),
         "command": _command(),
-        "versions": {**versions(), "monai": _installed("monai")},
+        "versions": software(),
         "platform": platform.platform(),
         "machine": machine(device),
         "processor": _processor(),
@@ -99,13 +97,6 @@ def _git(folder: Path, *arguments: str) -> str | None:
 def _command() -> str:
     """The command line, with the home folder as `~`."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]).replace(str(Path.home()), "~")
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _processor() -> str:

@@ -38,11 +38,13 @@ class DicomSource:
         datasets: the headers of the files, voxels removed, in the order of the first slice of each.
         slices: for each slice of the volume the file it comes from, as an index into `datasets`, and the frame there.
         resampled: whether the volume has a grid of its own, because the gantry was tilted.
+        files: that `datasets` are from.
     """
 
     datasets: tuple[Dataset, ...]
     slices: tuple[tuple[int, int], ...]
     resampled: bool
+    files: tuple[DicomFile, ...] = ()
 
 
 def read_dicom(path: Path, wanted: Sequence[str] = ()) -> Volume:
@@ -188,4 +190,4 @@ def _source(series: Series, stack: Stack, datasets: dict[DicomFile, Dataset]) ->
     frames = [series.frames[i] for i in stack.order]
     files = list(dict.fromkeys(frame.file for frame in frames))
     slices = tuple((files.index(frame.file), frame.number) for frame in frames)
-    return DicomSource(tuple(datasets[file] for file in files), slices, bool(stack.tilt))
+    return DicomSource(tuple(datasets[file] for file in files), slices, bool(stack.tilt), tuple(files))
