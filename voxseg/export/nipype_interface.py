@@ -36,7 +36,7 @@ class PredictOutputSpec(TraitedSpec):
     segmentation = File(exists=True, desc="labels in the grid of the scan")
     volumes = File(exists=True, desc="table of the volumes")
     picture = File(exists=True, desc="picture to check the result by")
-    record = File(exists=True, desc="version, model, memory planned and seconds of each stage, as JSON")
+    record = File(exists=True, desc="how it came about (docs/provenance.md), as JSON")
     report = File(desc="page with an interactive viewer")
 
 
