@@ -179,19 +179,28 @@ class CaseWork:
         ]
         return Loaded(task, volumes, time.perf_counter() - start, inputs, started)
 
+    def load(self) -> Predictor:
+        """Load the model, unless that was done before.
+
+        Raises:
+            UserError: if it cannot be used.
+        """
+        if self.predictor is None:
+            self.predictor = _load_predictor(self.settings)
+        return self.predictor
+
     def plan(self, loaded: Loaded) -> Plan:
         """What segmenting a case will take.
 
         Raises:
             ModelError: if the model cannot be used.
         """
-        if self.predictor is None:
-            try:
-                self.predictor = _load_predictor(self.settings)
-            except UserError as error:
-                raise ModelError(error) from error
-        self.predictor.reserved = self.reserved
-        return self.predictor.plan(_images(loaded), self.settings.probabilities)
+        try:
+            predictor = self.load()
+        except UserError as error:
+            raise ModelError(error) from error
+        predictor.reserved = self.reserved
+        return predictor.plan(_images(loaded), self.settings.probabilities)
 
     def segment(self, loaded: Loaded, progress: Callable[[str, float], None]) -> Segmentation:
         """Segment a case, after `plan`."""

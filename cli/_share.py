@@ -6,18 +6,13 @@ scan is claimed by the one that begins it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TypeVar
 
+from voxseg.data.locks import lock_file
 from voxseg.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["claimed", "is_complete", "part_of"]
 
@@ -92,30 +87,8 @@ def claimed(target: Path, outputs: Sequence[Path]) -> Iterator[bool]:
 
 def _lock(path: Path) -> IO[bytes] | None:
     """The claim's file, locked; None if another process has it."""
-    while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = open(path, "ab")  # noqa: SIM115 - it stays open as long as the claim
-        except OSError as error:
-            problem = f"the results cannot be written ({error.strerror})"
-            raise UserError(path.parent, problem, "choose another folder with -o") from error
-        if fcntl is None:
-            return file
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return None
-        except OSError:  # this file system has no locks
-            return file
-        if _is_at(file, path):
-            return file
-        file.close()  # the one that had it has removed it since: claim the file that is there now
-
-
-def _is_at(file: IO[bytes], path: Path) -> bool:
-    """Whether an open file is still the one under its name."""
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except OSError:
-        return False
+        return lock_file(path)
+    except OSError as error:
+        problem = f"the results cannot be written ({error.strerror})"
+        raise UserError(path.parent, problem, "choose another folder with -o") from error

@@ -26,6 +26,7 @@ __all__ = ["app", "run"]
 COMMANDS = (
     "predict",
     "bids",
+    "watch",
     "evaluate",
     "robustness",
     "agreement",

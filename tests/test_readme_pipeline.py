@@ -78,6 +78,13 @@ def test_for_programs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {Path(path).name for path in document["results"][0]["files"]} == {f"scan{end}" for end in OUTPUTS}
 
 
+def test_watched_folder(place: Path) -> None:
+    save_head(place / "incoming/scan.nii.gz")
+    for line in lines("voxseg watch"):
+        assert call(line) == 0
+    assert {path.name for path in (place / "results").iterdir()} == {".watch", *(f"scan{end}" for end in OUTPUTS)}
+
+
 @pytest.mark.slow
 def test_exports(place: Path) -> None:
     for package in ("onnxruntime", "onnxscript", "fire"):
