@@ -11,6 +11,7 @@ from pathlib import Path
 from voxseg.cli._case import CaseWork, Written, failure_of
 from voxseg.cli._cases import Task, find_tasks
 from voxseg.cli._progress import REPORT_STAGE, STAGES, Progress, say
+from voxseg.cli._result import add_result
 from voxseg.cli._telling import Teller
 from voxseg.data.dicom.files import is_dicom
 from voxseg.data.paths import SUFFIXES
@@ -145,6 +146,7 @@ class Watcher:
                     self.ledger.clear(case, outputs)
                     if self.ledger.has_results(case, outputs):
                         self.ledger.finish(case, replace(new, status="done"))
+                        add_result(scan=task.subject, status="done", files=outputs)
                         say(f"{task.subject}: its results were complete when the program was ended")
                         return _End.DONE
                     new = replace(new, attempts=record.attempts)

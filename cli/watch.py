@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from voxseg.cli.predict import Device
+from voxseg.cli._options import (
+    AllowImport,
+    Device,
+    MaxMemory,
+    ModelName,
+    OnDevice,
+    Threads,
+    Verbose,
+    bytes_of,
+)
 from voxseg.errors import UserError
 from voxseg.inference.locate import image_names, locate_model
 from voxseg.report.niivue import find_niivue
@@ -30,28 +39,15 @@ def watch(
         list[str] | None,
         typer.Option(metavar="SERIES", help="Which DICOM series to segment, as voxseg predict takes it."),
     ] = None,
-    model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="A packaged model or a model folder.")] = "brain",
-    device: Annotated[
-        Device, typer.Option(help="auto is a CUDA GPU if there is one, otherwise the CPU.")
-    ] = Device.auto,
-    threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processor threads; one a core by default.")
-    ] = None,
-    max_memory: Annotated[
-        float | None,
-        typer.Option(min=1.0, metavar="GB", help="Memory to stay within on the CPU; 4 or what is free by default."),
-    ] = None,
+    model: ModelName = "brain",
+    device: OnDevice = Device.auto,
+    threads: Threads = None,
+    max_memory: MaxMemory = None,
     report: Annotated[
         bool, typer.Option("--report", help="Write a page for each scan too, with an interactive viewer.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Tell how long each stage took.")] = False,
-    allow_import: Annotated[
-        bool,
-        typer.Option(
-            "--allow-import",
-            help="Import a network that is not voxseg's own, as the model folder names it: runs its code.",
-        ),
-    ] = False,
+    verbose: Verbose = False,
+    allow_import: AllowImport = False,
 ) -> None:
     """Segment what arrives in a folder, one case at a time, until Ctrl-C or SIGTERM.
 
@@ -72,8 +68,7 @@ def watch(
     if report:
         find_niivue()  # what is missing is told before anything is computed
     folder = locate_model(model)
-    limit = None if max_memory is None else int(max_memory * 1e9)
-    names = tuple(image_names(folder))
+    names, limit = tuple(image_names(folder)), bytes_of(max_memory)
     work = CaseWork(Settings(folder, names, device.value, threads, limit, allow_import, report, skip_existing=False))
     watcher = Watcher(work, incoming, results, Arrivals(incoming, settle), tuple(series or ()), verbose)
     keep_freed_memory()
