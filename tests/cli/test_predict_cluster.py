@@ -209,7 +209,7 @@ def test_results_that_are_written_elsewhere_are_no_results(tmp_path, monkeypatch
     settings = Settings(Path("model"), ("image",), "cpu", None, None, False, False, False)
     teller = Teller(1, False)
     watcher = _cluster._Watcher([Task("a.nii", {}, tmp_path / "a")], teller, settings, "tcp://there:1")
-    written = Written([tmp_path / "a_seg.nii.gz"], {"reading": 1.0}, False, "", [])
+    written = Written([tmp_path / "a_seg.nii.gz"], {"reading": 1.0}, False, "", [], 0.9)
     watcher.ended(0, _cluster.CaseReport("there", written=written))
     assert teller.done == 0
     problem = "a.nii: the results were written on there and are not here; workers need the same folders"

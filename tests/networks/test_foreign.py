@@ -186,7 +186,10 @@ def test_what_does_not_fit_is_told_in_one_line(mine: str, path: str, arguments: 
         ({"architecture": "monai.networks.nets.UNet"}, "no import path: write it as package.module:Class"),
         ({"architecture": "a:b:c"}, "no import path"),
         ({"architecture": "os;print(1):system"}, "no import path"),
-        ({"arguments": {"a": 1}}, "arguments is for baselines and networks given by their import path, and steerable_unet is none"),
+        (
+            {"arguments": {"a": 1}},
+            "arguments is for baselines and networks given by their import path, and steerable_unet is none",
+        ),
         ({"multiple_of": 8}, "multiple_of is for baselines and networks given by their import path"),
         ({"architecture": "a:b", "multiple_of": 0}, "greater than or equal to 1"),
     ],

@@ -35,6 +35,7 @@ __all__ = ["Header", "Volume", "check_volume", "read_array", "read_header", "rea
 GZIP_BEST = 1100  # deflate cannot shrink anything by more than a factor of 1032
 META_HEADER = 2**16  # bytes in which a MetaImage says how many axes it has
 LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
+VISIBLE_SHEAR = 0.1  # degrees; rounding makes less
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +242,30 @@ def _read_nibabel(path: Path, index: int | None, labels: bool) -> Volume:
             stream.read()  # gzip compares its checksum at the end of the file, where nibabel need not come
     data = scaled(raw, float(proxy.slope), float(proxy.inter))
     header = image.header if path.name.lower().endswith(NIFTI_SUFFIXES) else None
-    return Volume(path, data, Geometry(shape, image.affine), header, tuple(image.shape))
+    geometry = Geometry(shape, image.affine)
+    warnings = _form_warnings(header, geometry) if header is not None else ()
+    return Volume(path, data, geometry, header, tuple(image.shape), warnings=warnings)
+
+
+def _form_warnings(header: Any, geometry: Geometry) -> tuple[str, ...]:
+    """What other programs make of a NIfTI header whose sform is taken here, as nibabel, FreeSurfer and FSL do.
+
+    ITK takes an sform of code 1 without shear, otherwise the qform, and refuses a file that has a sheared sform alone.
+    """
+    if int(header["sform_code"]) <= 0:
+        return ()
+    if int(header["qform_code"]) <= 0:
+        if geometry.shear < VISIBLE_SHEAR:
+            return ()
+        return (f"the sform in its header is sheared by {geometry.shear:.1f} degrees: ITK cannot open scan and result",)
+    try:
+        away = geometry.displacement(Geometry(geometry.shape, header.get_qform()))
+    except (nib.spatialimages.HeaderDataError, np.linalg.LinAlgError, ValueError):
+        return ()  # a damaged qform, which nobody can take
+    if not away > min(geometry.spacing) / 2:
+        return ()
+    problem = f"sform and qform in its header lie up to {away:.1f} mm apart"
+    return (f"{problem}: the sform counts here, programs that take the qform show scan and result elsewhere",)
 
 
 def _image_class(path: Path, start: bytes) -> Any:
