@@ -165,7 +165,7 @@ def test_every_kind_of_header_in_every_orientation(tmp_path, predictor):
 
 
 def test_no_form_at_all(tmp_path, predictor):
-    """nibabel then puts the middle of the scan at the origin, x to the left as Analyze has it."""
+    """Nibabel then puts the middle of the scan at the origin, x to the left as Analyze has it."""
     image, _ = scan_of("RAS", "straight", "isotropic", 0.0, "both")
     image.header["sform_code"] = image.header["qform_code"] = 0
     nib.save(image, tmp_path / "scan.nii")
