@@ -13,6 +13,7 @@ import typer
 from voxseg.cli._result import add_error, add_result
 
 if TYPE_CHECKING:
+    from voxseg.evaluation.data_efficiency import Progress
     from voxseg.evaluation.data_efficiency_config import DataEfficiencyConfig
     from voxseg.evaluation.data_efficiency_run import RunResult
 
@@ -78,6 +79,72 @@ def data_efficiency(
     progress = run_benchmark(settings, output, device, _tell)
     if progress.done:
         _write(output, settings, progress.done)
+    _end(progress)
+
+
+@app.command("baselines", short_help="The hosted baselines beside voxseg's own networks.")
+def baselines(
+    config: Annotated[
+        str | None,
+        typer.Argument(
+            help="YAML file, or folder of a benchmark to repeat; by default that of the benchmark in FOLDER, "
+            "otherwise generated heads in under 30 minutes on two cores.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Of the benchmark; what is finished there is kept.")
+    ] = Path("runs/baselines"),
+    models: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Only these of the models.", show_default=False)
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key, e.g. training.steps=500."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Processor threads; all cores by default.", show_default=False)
+    ] = None,
+) -> None:
+    """Train every hosted baseline alike, and compare weights, time, memory, equivariance and Dice.
+
+    FOLDER gets baselines.md, baselines.csv, baselines.png and the runs. Stop it at any time with Ctrl-C: the same
+    command goes on.
+    """
+    from voxseg.errors import UserError
+    from voxseg.evaluation.data_efficiency_file import find_benchmark
+
+    path = find_benchmark(config, output, "baselines")
+    from voxseg.cli._allocator import keep_freed_memory
+
+    keep_freed_memory()
+    import torch
+
+    from voxseg.evaluation.data_efficiency import run_benchmark
+    from voxseg.evaluation.data_efficiency_config import load_benchmark
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    settings = load_benchmark(path, overrides or [])
+    if len(settings.sizes) != 1:
+        raise UserError(f"{path.name}: sizes", "compares models at one number of cases", "give a single number")
+    if models is not None:
+        names = [arm.name for arm in settings.arms]
+        for name in models.split(","):
+            if name not in names:
+                raise UserError(f"--models {name}", "is no model of this benchmark", f"there are {', '.join(names)}")
+        settings = settings.model_copy(
+            update={"arms": tuple(arm for arm in settings.arms if arm.name in models.split(","))}
+        )
+    progress = run_benchmark(settings, output, device, _tell)
+    if progress.done:
+        _write_baselines(output, settings, progress.done, device)
+    _end(progress)
+
+
+def _end(progress: Progress) -> None:
+    """Tells of what was not done, and exits with its code."""
     if progress.stopped is not None:
         name = "Ctrl-C" if progress.stopped is signal.SIGINT else progress.stopped.name
         _tell(f"stopped by {name}, {len(progress.done)} runs are finished; the same command goes on")
@@ -88,6 +155,25 @@ def data_efficiency(
             _tell(f"  {run}: {message}")
             add_error(run, message)
         raise typer.Exit(1)
+
+
+def _write_baselines(folder: Path, config: DataEfficiencyConfig, results: list[RunResult], device: str) -> None:
+    """What was measured of each model, as a table, a CSV file and a picture."""
+    from voxseg.data.staging import write_text
+    from voxseg.evaluation.baselines import markdown, rows, write_table
+    from voxseg.report.model_comparison import draw_models
+    from voxseg.training.environment import select_device
+
+    table = rows(config, results, folder, select_device(device), _tell)
+    if not table:
+        return
+    text = markdown(table, config)
+    write_text(folder / "baselines.md", text)
+    write_table(folder / "baselines.csv", table, config)
+    score = "all structures" if config.fit.score == "mean" else config.fit.score
+    draw_models(folder / "baselines.png", table, config.name, score)
+    print(text)
+    print(folder / "baselines.png")
 
 
 def _write(folder: Path, config: DataEfficiencyConfig, results: list[RunResult]) -> None:

@@ -70,6 +70,7 @@ def train(
 
     from voxseg.training.config import load_config
     from voxseg.training.loop import train as run_training
+    from voxseg.training.symmetry import broken_symmetry
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -81,6 +82,9 @@ def train(
     settings = load_config(path, changes, images.split(",") if images else (), other)
     if data is not None:
         settings = settings.model_copy(update={"data": data})
+    warning = broken_symmetry(settings)
+    if warning:
+        _tell(f"warning: {warning}")
     folder = output or (Path(config) if Path(config).is_dir() else Path("runs") / settings.name)
     outcome = run_training(settings, folder, device, resume)
     add_result(

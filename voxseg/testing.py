@@ -23,6 +23,7 @@ __all__ = [
     "exact_error",
     "grid_rotations",
     "interpolated_error",
+    "representation",
     "rotate_field",
     "rotation_matrix",
 ]
@@ -67,7 +68,7 @@ def rotate_field(x: Tensor, rotation: Tensor, field: FieldType | str) -> Tensor:
     turned = x.permute(0, 1, *(2 + axis for axis in order))
     flipped = [2 + i for i, axis in enumerate(order) if rotation[i, axis] < 0]
     turned = turned.flip(flipped) if flipped else turned
-    return torch.einsum("ij,bjxyz->bixyz", _representation(field, rotation).to(x), turned)
+    return torch.einsum("ij,bjxyz->bixyz", representation(field, rotation).to(x), turned)
 
 
 def assert_equivariant(
@@ -201,7 +202,7 @@ def interpolated_error(
     sampled = np.stack([[map_coordinates(channel.numpy(), index, order=3) for channel in sample] for sample in turned])
     i, j, k = (points / step + centre).round().long().T
     inside = upright[:, :, i, j, k]
-    expected = torch.einsum("ij,bjn->bin", _representation(field_out, rotation), inside)
+    expected = torch.einsum("ij,bjn->bin", representation(field_out, rotation), inside)
     return ((torch.from_numpy(sampled) - expected).norm() / expected.norm().clamp(min=1e-30)).item()
 
 
@@ -238,7 +239,7 @@ def blobs(
     radii = torch.rand(batch, count, 1, generator=generator, dtype=torch.float64) ** (1 / 3)
     centres = centres / centres.norm(dim=-1, keepdim=True) * radii * reach * 0.7
     components = torch.randn(batch, count, field.channels, generator=generator, dtype=torch.float64)
-    components = components @ _representation(field, rotation).T
+    components = components @ representation(field, rotation).T
     points = _positions(size, step)
     offsets = points[None, None] - (centres @ rotation.T)[:, :, None, None, None]
     bumps = torch.exp(-offsets.square().sum(-1) / (2 * (width * max(spacing)) ** 2))
@@ -250,7 +251,7 @@ def _positions(size: Sequence[int], step: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
 
 
-def _representation(field: FieldType | str, rotation: Tensor) -> Tensor:
+def representation(field: FieldType | str, rotation: Tensor) -> Tensor:
     """``D(R)`` on all channels, ``[C, C]`` float64."""
     blocks = [
         wigner_d(irrep.degree, rotation, irrep.parity)

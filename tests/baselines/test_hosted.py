@@ -66,7 +66,7 @@ def test_logits_on_the_grid_of_the_input(hosted: ForeignNetwork) -> None:
 def test_exact_under_the_rotations_that_it_claims(hosted: ForeignNetwork) -> None:
     assert isinstance(hosted.network, Baseline)
     rotations = hosted.network.rotations()
-    assert len(rotations) > 1
+    assert rotations, "at least the identity"
     chosen = [rotations[k] for k in torch.randperm(len(rotations), generator=torch.Generator().manual_seed(1))[:6]]
     for rotation in chosen:
         for size in ((8, 9, 8), (9, 9, 9)):

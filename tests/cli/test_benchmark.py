@@ -127,3 +127,53 @@ def test_help_and_a_wrong_path_come_at_once():
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == code, done.stderr
         assert "heavy: []" in done.stdout
+
+
+# voxseg benchmark baselines
+
+
+def test_baselines_are_trained_measured_and_not_trained_again(tmp_path, capsys):
+    """Every hosted model is in the plan; two of them are run here, at toy size."""
+    folder = tmp_path / "out"
+    changes = [
+        "sizes=[2]", "seeds=[0]", "pool=2", "test.cases=1", "training.steps=2", "training.schedule.warmup=1",
+        "training.windows.size=[16,16,16]", "heads.images=[flair]", "test.poses=[{axis: [0, 0, 1], degrees: 90}]",
+    ]  # fmt: skip
+    arguments = ["-o", folder, "--device", "cpu", *(part for change in changes for part in ("--set", change))]
+    assert call_baselines(*arguments, "--models", "steerable_unet,se3cnn") == 0
+    first = capsys.readouterr()
+    head, _, columns, _, *table = (folder / "baselines.md").read_text(encoding="utf-8").splitlines()
+    assert head.startswith(
+        "baselines on generated heads with tumours: 2 steps on 2 cases, 1 seed; Dice of whole tumour"
+    )
+    assert columns.startswith("| model | weights | step |")
+    assert [line.split(" | ")[0] for line in table] == ["| steerable_unet", "| se3cnn"]
+    assert all(float(line.split(" | ")[4]) < 1e-4 for line in table), "exact under the grid's rotations"
+    assert all(int(line.split(" | ")[3].split()[0]) > 0 for line in table), "memory"
+    assert imread(folder / "baselines.png").shape[2] >= 3
+    rows = [line.split(",") for line in (folder / "baselines.csv").read_text().splitlines()]
+    assert [row[0] for row in rows] == ["model", "steerable_unet", "se3cnn"]
+    assert "".join(table[0].split(" | ")[0]) in first.out
+    assert call_baselines("-o", folder, "--device", "cpu") == 0, "the folder knows its config"
+    assert capsys.readouterr().out == first.out, "nothing is measured again"
+
+
+def test_the_plan_of_the_baselines_holds_every_hosted_network(tmp_path):
+    from voxseg.evaluation.data_efficiency_config import load_benchmark, training_config
+    from voxseg.evaluation.data_efficiency_file import find_benchmark
+    from voxseg.networks import HOSTED
+
+    config = load_benchmark(find_benchmark(None, tmp_path, "baselines"))
+    networks = [training_config(config, arm).network for arm in config.arms]
+    assert [network.architecture for network in networks] == ["steerable_unet", "plain_unet", *sorted(HOSTED)]
+
+
+def test_models_that_are_none(tmp_path, capsys):
+    assert call_baselines("-o", tmp_path / "out", "--models", "steerable") == 2
+    assert "--models steerable: is no model of this benchmark" in capsys.readouterr().err
+
+
+def call_baselines(*arguments) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main.run(["benchmark", "baselines", *map(str, arguments)])
+    return caught.value.code or 0

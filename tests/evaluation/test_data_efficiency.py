@@ -80,7 +80,7 @@ def times(folder: Path) -> dict[str, int]:
 # The config
 
 
-@pytest.mark.parametrize("name", packaged_benchmarks())
+@pytest.mark.parametrize("name", [name for name in packaged_benchmarks() if name != "baselines"])
 def test_a_packaged_benchmark_loads(name, tmp_path):
     data = [f"data={json.dumps(str(tmp_path))}"] if "brats" in name else []
     config = load_benchmark(find_benchmark(name, tmp_path), data)

@@ -10,7 +10,8 @@
 - ``forward(x)`` maps ``[B, in_channels, X, Y, Z]`` to logits ``[B, out_channels, X, Y, Z]`` on the same grid, for every
   grid of at least 8 voxels a side, odd or even, and does not mix the samples of a batch in eval mode. There is no deep
   supervision: one tensor comes out. Kernels are in voxels, because the working grid is isotropic.
-- ``rotations()`` lists the grid rotations under which it is exact to rounding; by default all 24.
+- ``rotations()`` lists the grid rotations under which it is exact to rounding; by default all 24. The identity alone is
+  honest for a network with a broken symmetry, whose own test then says how it turns.
 - No input but the volume, no state between calls, no file and no network connection.
 - An intermediate tensor that is larger than what its module takes in and gives out (a signal on a sphere, say) is the
   output of a submodule: memory at inference is estimated from the largest input and output of the leaf modules.

@@ -13,7 +13,15 @@ from voxseg.data.tumours import TABLE, TumourConfig
 from voxseg.errors import UserError
 from voxseg.training.config import TrainingConfig
 from voxseg.training.config_errors import explain
-from voxseg.training.config_file import assign, find_config, merged, read_yaml, split_override
+from voxseg.training.config_file import (
+    assign,
+    find_config,
+    find_network,
+    merged,
+    packaged_baselines,
+    read_yaml,
+    split_override,
+)
 
 __all__ = [
     "MEAN",
@@ -48,6 +56,10 @@ GENERATED: dict[str, Any] = {
 
 OURS = ("name", "seed", "data", "generator", "dataset.split", "dataset.fold", "dataset.folds", "validation.patience")
 """Keys of a training config that the benchmark sets itself."""
+
+
+HOSTED_ARMS = "hosted"
+"""The value of `arms` that stands for all hosted baselines."""
 
 
 class _Block(BaseModel):
@@ -155,7 +167,7 @@ class DataEfficiencyConfig(_Block):
         sizes: numbers of cases to train on.
         seeds: each decides, with the size, which cases these are, and all random numbers of the training. Every arm
             gets the same cases.
-        arms: the ways to train that are compared.
+        arms: the ways to train that are compared; `hosted` in a file stands for `hosted_arms`.
         data: folder of a data set; null: generated heads.
         heads: how heads are generated.
         pool: how many heads are generated to draw training cases from.
@@ -223,6 +235,8 @@ def load_benchmark(path: Path, overrides: Sequence[str] = ()) -> DataEfficiencyC
     given = [split_override(override) for override in overrides]
     for key, value in given:
         assign(values, key, value)
+    if values.get("arms") == HOSTED_ARMS:
+        values["arms"] = hosted_arms()
     try:
         config = DataEfficiencyConfig.model_validate(values)
     except ValidationError as error:
@@ -233,6 +247,12 @@ def load_benchmark(path: Path, overrides: Sequence[str] = ()) -> DataEfficiencyC
             remedy = f"give {MEAN} or one of: {', '.join(outputs)}"
             raise UserError(f"{path.name}: fit.score", f"there is no structure {config.fit.score!r}", remedy)
     return config
+
+
+def hosted_arms() -> list[dict[str, Any]]:
+    """Arms for voxseg's own network, its plain twin, and every hosted baseline with the network of its file."""
+    own: list[dict[str, Any]] = [{"name": name, "architecture": name} for name in ("steerable_unet", "plain_unet")]
+    return own + [{"name": name, "training": read_yaml(find_network(name))} for name in packaged_baselines()]
 
 
 def training_config(config: DataEfficiencyConfig, arm: ArmConfig, file: str = "training") -> TrainingConfig:

@@ -21,20 +21,21 @@ def packaged_benchmarks() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def find_benchmark(config: str | Path | None, folder: Path) -> Path:
+def find_benchmark(config: str | Path | None, folder: Path, default: str = DEFAULT) -> Path:
     """The file behind a command line argument.
 
     Args:
         config: a YAML file, the folder of a benchmark, or the name of a packaged config. None: that of the benchmark
-            in `folder` if there is one, otherwise the packaged `data_efficiency`.
+            in `folder` if there is one, otherwise the packaged one named `default`.
         folder: of the benchmark to run.
+        default: name of a packaged config.
 
     Raises:
         UserError: there is none of these.
     """
     if config is None:
         begun = folder / CONFIG_FILE
-        config = begun if begun.is_file() else DEFAULT
+        config = begun if begun.is_file() else default
     path = Path(config)
     if path.is_dir() and (path / CONFIG_FILE).is_file():
         return path / CONFIG_FILE

@@ -17,7 +17,7 @@ from voxseg.evaluation.data_efficiency_run import RunResult
 from voxseg.evaluation.power_law import LearningCurve, PowerLawFit, fit_power_law
 from voxseg.training.scores import mean_dice
 
-__all__ = ["PANELS", "TURNED", "learning_curves", "summarise", "write_fits", "write_runs"]
+__all__ = ["PANELS", "TURNED", "learning_curves", "pose_dice", "summarise", "write_fits", "write_runs"]
 
 TURNED = "turned"
 PANELS = ((UPRIGHT, "upright"), (TURNED, "turned, mean over the poses"))
@@ -37,15 +37,21 @@ def learning_curves(config: DataEfficiencyConfig, results: Sequence[RunResult]) 
             errors: dict[int, list[float]] = {}
             for result in results:
                 if result.arm == arm.name:
-                    errors.setdefault(result.size, []).append(1 - _dice(result, panel, config.fit.score))
+                    errors.setdefault(result.size, []).append(1 - pose_dice(result, panel, config.fit.score))
             if errors:
                 fit = fit_power_law(errors, config.fit.draws, config.fit.level, config.fit.seed)
                 curves.append(LearningCurve(arm.name, arm.label, panel, dict(sorted(errors.items())), fit))
     return curves
 
 
-def _dice(result: RunResult, panel: str, score: str) -> float:
-    """The Dice that a curve is about: in the upright pose, or the mean over the turned ones."""
+def pose_dice(result: RunResult, panel: str, score: str) -> float:
+    """The Dice that a curve is about.
+
+    Args:
+        result: of a run.
+        panel: "upright", or "turned" for the mean over the turned poses.
+        score: a structure by name, or "mean".
+    """
     poses = [UPRIGHT] if panel == UPRIGHT else [pose for pose in result.dice if pose != UPRIGHT]
     return mean_dice([_score(result, pose, score) for pose in poses])
 

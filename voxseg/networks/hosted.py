@@ -8,5 +8,7 @@ from __future__ import annotations
 
 HOSTED: dict[str, str] = {
     "e3nn_gates": "voxseg.baselines.e3nn_gates:E3nnGates",
+    "order_parameters": "voxseg.baselines.order_parameters:OrderParameterUNet",
+    "se3cnn": "voxseg.baselines.se3cnn:SE3CNN",
 }
 """Name in a config to class, one line a model."""

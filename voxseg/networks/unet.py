@@ -43,16 +43,23 @@ class UNet(nn.Module):
         grid_spacing: mm between voxels of the input along x, y, z; by default ``config.spacing`` on every axis. The
             same weights run on any grid: kernels are built in mm, and an axis that is already coarse is not halved
             until the others have caught up.
+        image: type of the input; by default ``config.in_channels`` scalars.
 
     Shape:
         ``[B, in_channels, X, Y, Z]`` to logits ``[B, out_channels, X, Y, Z]``.
     """
 
-    def __init__(self, config: NetworkConfig, layers: LayerFactory, grid_spacing: Spacing | None = None) -> None:
+    def __init__(
+        self,
+        config: NetworkConfig,
+        layers: LayerFactory,
+        grid_spacing: Spacing | None = None,
+        image: FieldType | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
+        self.image = image = image or FieldType(f"{config.in_channels}x0e")
         fields = [FieldType(level) for level in config.levels]
-        image = FieldType(f"{config.in_channels}x0e")
         spacings, strides = grids(config, grid_spacing or (config.spacing,) * 3)
         depth = len(fields)
 
@@ -99,8 +106,8 @@ class UNet(nn.Module):
 
     def features(self, x: Tensor, levels: int = 1) -> list[Tensor]:
         """Decoder features of the ``levels`` finest grids, finest first: ``[B, C_level, ceil(X / 2^level), ...]``."""
-        if x.dim() != 5 or x.shape[1] != self.config.in_channels:
-            raise ValueError(f"expected [B, {self.config.in_channels}, X, Y, Z], got {tuple(x.shape)}")
+        if x.dim() != 5 or x.shape[1] != self.image.channels:
+            raise ValueError(f"expected [B, {self.image.channels}, X, Y, Z], got {tuple(x.shape)}")
         skips = []
         for stage in self.encoder:
             x = self._run(stage, x)

@@ -155,6 +155,10 @@ def _network(plan: Plan) -> str:
         f"  encoder_convolutions: {list(network.encoder_convolutions)}",
         f"  decoder_convolutions: {list(network.decoder_convolutions)}",
     ]
+    if plan.labels.sides:
+        lines.append(
+            _note(f"  group: {network.group}", "labels have sides: a network of O3 could not tell left from right")
+        )
     if network.checkpointing:
         lines.append(_note("  checkpointing: true", "less memory, more time"))
     return "\n".join(lines) + "\n"
