@@ -67,11 +67,10 @@ def test_exact_under_the_rotations_that_it_claims(hosted: ForeignNetwork) -> Non
     assert isinstance(hosted.network, Baseline)
     rotations = hosted.network.rotations()
     assert rotations, "at least the identity"
-    chosen = [rotations[k] for k in torch.randperm(len(rotations), generator=torch.Generator().manual_seed(1))[:6]]
-    for rotation in chosen:
-        for size in ((8, 9, 8), (9, 9, 9)):
-            x = torch.randn(1, 2, *size, dtype=torch.float64)
-            assert exact_error(hosted, x, rotation, "2x0e", "3x0e") < 1e-8, rotation
+    chosen = [rotations[k] for k in torch.randperm(len(rotations), generator=torch.Generator().manual_seed(1))[:4]]
+    for k, rotation in enumerate(chosen):
+        x = torch.randn(1, 2, *((8, 9, 8), (9, 9, 9))[k % 2], dtype=torch.float64)
+        assert exact_error(hosted, x, rotation, "2x0e", "3x0e") < 1e-8, rotation
 
 
 def test_samples_of_a_batch_stay_apart(hosted: ForeignNetwork) -> None:

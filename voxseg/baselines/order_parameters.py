@@ -93,7 +93,8 @@ class OrderParameterUNet(Baseline):
         out_channels: of the logits.
         irreps: of the order parameters.
         start: standard deviation of their components at the start.
-        levels: field types, finest first.
+        levels: field types, finest first. Pseudoscalars and pseudovectors (0o, 1e) would lead nowhere: no kernel makes
+            the scalars of the last block of them.
         group: ``O3``; with ``SO3`` they can only break rotations.
     """
 
@@ -103,11 +104,7 @@ class OrderParameterUNet(Baseline):
         out_channels: int,
         irreps: str = "1x1o+1x1e+1x2e",
         start: float = 0.01,
-        levels: Sequence[str] = (
-            "6x0e+2x1o+1x1e+1x2e",
-            "12x0e+1x0o+4x1o+2x1e+2x2e",
-            "20x0e+2x0o+6x1o+3x1e+3x2e",
-        ),
+        levels: Sequence[str] = ("8x0e+3x1o+1x2e", "16x0e+6x1o+3x2e", "28x0e+12x1o+5x2e"),
         group: Group = "O3",
     ) -> None:
         super().__init__()
