@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -23,12 +23,13 @@ from voxseg.evaluation.data_efficiency_cases import UPRIGHT
 from voxseg.evaluation.data_efficiency_config import DataEfficiencyConfig
 from voxseg.evaluation.data_efficiency_run import TRAINING, Run, RunResult
 from voxseg.evaluation.data_efficiency_summary import TURNED, pose_dice
+from voxseg.evaluation.model_row import Costs, ModelRow
 from voxseg.inference.model import load_model
 from voxseg.networks import NetworkConfig, build_network
 from voxseg.testing import blobs, exact_error, grid_rotations
 from voxseg.training.equivariance import equivariance_error
 
-__all__ = ["Costs", "ModelRow", "markdown", "measure", "rows", "write_table"]
+__all__ = ["markdown", "measure", "rows", "write_table"]
 
 COSTS = "costs.json"
 SIDE = 16
@@ -36,46 +37,6 @@ SIDE = 16
 
 DEGREES = 45.0
 REPEATS = 3
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What was measured of one model beside its Dice.
-
-    Attributes:
-        step_seconds: of a forward and backward pass on a training window, the fastest of some.
-        kept_bytes: what autograd keeps of such a pass for the way back, weights included; the same on every machine.
-        grid_error: largest relative error of the trained network's logits over the 24 rotations of the grid, on noise.
-        turned_error: relative error at 45 degrees about an odd axis, on smooth blobs (see `equivariance_error`).
-        device: that it was measured on.
-    """
-
-    step_seconds: float
-    kept_bytes: int
-    grid_error: float
-    turned_error: float
-    device: str
-
-
-@dataclass(frozen=True)
-class ModelRow:
-    """A line of the table.
-
-    Attributes:
-        name: of the arm.
-        label: for people.
-        parameters: weights.
-        costs: see there.
-        upright: Dice of each seed.
-        turned: the same, mean over the turned poses.
-    """
-
-    name: str
-    label: str
-    parameters: int
-    costs: Costs
-    upright: tuple[float, ...]
-    turned: tuple[float, ...]
 
 
 def measure(run: Run, folder: Path, window: Sequence[int], device: torch.device) -> Costs:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from voxseg.data.staging import write_complete
-from voxseg.evaluation.baselines import ModelRow
+from voxseg.evaluation.model_row import ModelRow
 
 __all__ = ["draw_models"]
 
