@@ -113,7 +113,9 @@ def test_so3_passes_the_common_test() -> None:
 def test_phase_of_a_complex_image() -> None:
     """Logits do not see a phase; a field of charge n turns by n times it."""
     torch.manual_seed(0)
-    network = AnyGroup(in_channels=4, out_channels=2, symmetry="U1", levels=("4x0e+2x1e+1x2e", "4x0e+2x1e+1x2e")).double()
+    network = AnyGroup(
+        in_channels=4, out_channels=2, symmetry="U1", levels=("4x0e+2x1e+1x2e", "4x0e+2x1e+1x2e")
+    ).double()
     x = torch.randn(1, 4, 8, 8, 8, dtype=torch.float64)
     field = GroupField(group("U1"), "4x0e+2x1e+1x2e")
     with torch.no_grad():

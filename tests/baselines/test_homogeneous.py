@@ -22,7 +22,7 @@ def test_layers_between_fields_of_all_kinds(name: str) -> None:
     convolution, norm, activation = FiniteConv3d(field, field), FiniteNorm(field), FiniteActivation(field)
     layer = torch.nn.Sequential(convolution, norm, activation).double()
     with torch.no_grad():
-        for parameter in (*norm.parameters(), *activation.parameters(), *convolution.bias):
+        for parameter in (*norm.parameters(), *activation.parameters(), *convolution.parameters()):
             parameter.normal_()  # none at its start, where it might not matter
     x = torch.randn(2, field.channels, 5, 6, 4, dtype=torch.float64)
     with torch.no_grad():
@@ -70,12 +70,12 @@ def test_a_rotation_outside_the_group_changes_the_logits() -> None:
 
 def test_gradients_reach_every_weight_and_white_noise_keeps_its_variance() -> None:
     torch.manual_seed(0)
-    field = FiniteField.parse("O", "1xregular+4xtrivial+2xvector")
+    field = FiniteField.parse("O", "1xquotient:C4+2xtrivial+1xvector")
     layer = FiniteConv3d(field, field).double()
-    x = torch.randn(1, field.channels, 3, 3, 3, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, field.channels, 2, 3, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(layer, (x,))
     y = layer(torch.randn(1, field.channels, 16, 16, 16, dtype=torch.float64))[:, :, 1:-1, 1:-1, 1:-1]
-    assert 0.7 < y.std() < 1.4
+    assert 0.6 < y.std() < 1.6
     y.square().mean().backward()
     assert all(p.grad is not None and (p.grad.abs().max() > 0) for p in layer.weights.values())
 

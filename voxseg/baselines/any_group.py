@@ -33,7 +33,16 @@ from torch import Tensor, nn
 from voxseg.networks import NetworkConfig, UNet
 from voxseg.networks.layers import Block, SteerableLayers
 from voxseg.networks.unet import Spacing, Triple
-from voxseg.steerable import FieldLinear, FieldNorm, FieldType, Gate, Irrep, Lattice, SolidHarmonicBasis, SteerableConv3d
+from voxseg.steerable import (
+    FieldLinear,
+    FieldNorm,
+    FieldType,
+    Gate,
+    Irrep,
+    Lattice,
+    SolidHarmonicBasis,
+    SteerableConv3d,
+)
 from voxseg.steerable.layout import as_rows, as_volume
 from voxseg.steerable.separable import MOMENTS, AxisTaps, Taps
 from voxseg.testing import grid_rotations
@@ -186,7 +195,9 @@ class SelfProduct(nn.Module):
         products = []
         for channels, size, name in self.parts:
             fields = rows[:, channels].unflatten(1, (-1, size))
-            products.append(torch.einsum("vui,vuj,ijk->vuk", fields, fields, getattr(self, name).to(x.dtype)).flatten(1))
+            products.append(
+                torch.einsum("vui,vuj,ijk->vuk", fields, fields, getattr(self, name).to(x.dtype)).flatten(1)
+            )
         return as_volume(torch.cat(products, 1), (x.shape[0], *x.shape[2:]))
 
 

@@ -65,7 +65,9 @@ class FiniteField:
         for term in text.split("+"):
             match = _TERM.match(term)
             if match is None:
-                raise ValueError(f"{term.strip()!r} in {text!r} is no field; write terms like '4xregular', joined by '+'")
+                raise ValueError(
+                    f"{term.strip()!r} in {text!r} is no field; write terms like '4xregular', joined by '+'"
+                )
             representation(group, match[2])
             terms.append((int(match[1] or 1), match[2]))
         return cls(group, tuple(terms))
@@ -105,12 +107,13 @@ class FiniteConv3d(nn.Module):
         field_in: type of the input.
         field_out: type of the output.
         size: of the kernel, odd.
+        bias: a constant for each permutation field; on others it would point somewhere.
 
     Shape:
         ``[B, field_in.channels, X, Y, Z]`` to ``[B, field_out.channels, X, Y, Z]``.
     """
 
-    def __init__(self, field_in: FiniteField, field_out: FiniteField, size: int = 3) -> None:
+    def __init__(self, field_in: FiniteField, field_out: FiniteField, size: int = 3, bias: bool = True) -> None:
         super().__init__()
         self.field_in, self.field_out, self.size = field_in, field_out, size
         self.spaces: dict[str, KernelSpace] = {}
@@ -127,10 +130,7 @@ class FiniteConv3d(nn.Module):
                     spread = entries * representation(field_in.group, out).dimension / space.dimension
                     weight = torch.randn(count_out, count_in, space.dimension) * math.sqrt(spread / fan_in)
                     self.weights[name] = nn.Parameter(weight)
-        self.bias = nn.ParameterList(
-            nn.Parameter(torch.zeros(count if rep.permutation else 0))
-            for (count, _), rep in zip(field_out.terms, field_out.representations, strict=True)
-        )
+        self.bias = _constants(field_out) if bias else None
 
     def kernel(self) -> Tensor:
         """``[C_out, C_in, s, s, s]``."""
@@ -150,11 +150,9 @@ class FiniteConv3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve; see the class for shapes."""
-        bias = [
-            b.repeat_interleave(rep.dimension) if rep.permutation else b.new_zeros(size)
-            for b, rep, size in zip(self.bias, self.field_out.representations, self.field_out.sizes, strict=True)
-        ]
-        return F.conv3d(x, self.kernel().to(x.dtype), torch.cat(bias).to(x.dtype), padding=self.size // 2)
+        kernel = self.kernel().to(x.dtype)
+        y = F.conv3d(x, kernel, padding=self.size // 2)
+        return y if self.bias is None else y + _over_channels(self.field_out, self.bias, y)
 
 
 class FiniteNorm(nn.Module):
@@ -169,23 +167,17 @@ class FiniteNorm(nn.Module):
         super().__init__()
         self.field, self.epsilon = field, epsilon
         self.scale = nn.ParameterList(nn.Parameter(torch.ones(count)) for count, _ in field.terms)
-        self.shift = nn.ParameterList(
-            nn.Parameter(torch.zeros(count if rep.permutation else 0))
-            for (count, _), rep in zip(field.terms, field.representations, strict=True)
-        )
+        self.shift = _constants(field)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, X, Y, Z]`` to the same."""
         parts = []
-        for part, rep, scale, shift in zip(
-            x.split(self.field.sizes, 1), self.field.representations, self.scale, self.shift, strict=True
-        ):
+        for part, rep, scale in zip(x.split(self.field.sizes, 1), self.field.representations, self.scale, strict=True):
             if rep.permutation and part.shape[1] > 1:
                 part = part - part.mean(1, keepdim=True)
             factor = (part.square().mean(1, keepdim=True) + self.epsilon).rsqrt()
-            y = part * factor * scale.repeat_interleave(rep.dimension).view(-1, 1, 1, 1)
-            parts.append(y + shift.repeat_interleave(rep.dimension).view(-1, 1, 1, 1) if rep.permutation else y)
-        return torch.cat(parts, 1)
+            parts.append(part * factor * scale.repeat_interleave(rep.dimension).view(-1, 1, 1, 1))
+        return torch.cat(parts, 1) + _over_channels(self.field, self.shift, x)
 
 
 class FiniteActivation(nn.Module):
@@ -198,24 +190,47 @@ class FiniteActivation(nn.Module):
     def __init__(self, field: FiniteField) -> None:
         super().__init__()
         self.field = field
-        self.slope = nn.ParameterList(
-            nn.Parameter(torch.zeros(2, 0 if rep.permutation else count))
-            for (count, _), rep in zip(field.terms, field.representations, strict=True)
+        self.slope = nn.ParameterDict(
+            {
+                str(number): nn.Parameter(torch.zeros(2, count))
+                for number, (count, name) in enumerate(field.terms)
+                if not representation(field.group, name).permutation
+            }
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, X, Y, Z]`` to the same."""
         parts = []
-        for part, rep, slope in zip(
-            x.split(self.field.sizes, 1), self.field.representations, self.slope, strict=True
+        for number, (part, rep) in enumerate(
+            zip(x.split(self.field.sizes, 1), self.field.representations, strict=True)
         ):
             if rep.permutation:
                 parts.append(F.silu(part))
                 continue
             fields = part.unflatten(1, (-1, rep.dimension))
-            a, b = slope.view(2, -1, 1, 1, 1, 1)
+            a, b = self.slope[str(number)].view(2, -1, 1, 1, 1, 1)
             parts.append((fields * torch.sigmoid(a * fields.square().mean(2, keepdim=True) + b)).flatten(1, 2))
         return torch.cat(parts, 1)
+
+
+def _constants(field: FiniteField) -> nn.ParameterDict:
+    """A number for each permutation field, by the number of its term: all that a constant field of the type can be."""
+    return nn.ParameterDict(
+        {
+            str(number): nn.Parameter(torch.zeros(count))
+            for number, (count, name) in enumerate(field.terms)
+            if representation(field.group, name).permutation
+        }
+    )
+
+
+def _over_channels(field: FiniteField, constants: nn.ParameterDict, like: Tensor) -> Tensor:
+    """Those numbers over the channels, ``[C, 1, 1, 1]``, zero for fields that have none."""
+    parts = []
+    for number, (size, rep) in enumerate(zip(field.sizes, field.representations, strict=True)):
+        values = constants[str(number)] if str(number) in constants else None
+        parts.append(like.new_zeros(size) if values is None else values.repeat_interleave(rep.dimension).to(like.dtype))
+    return torch.cat(parts).view(-1, 1, 1, 1)
 
 
 def blur_down(x: Tensor) -> Tensor:
@@ -270,7 +285,7 @@ class Homogeneous(Baseline):
 
         def block(field_in: FiniteField, field_out: FiniteField) -> nn.Module:
             return nn.Sequential(
-                FiniteConv3d(field_in, field_out, size), FiniteNorm(field_out), FiniteActivation(field_out)
+                FiniteConv3d(field_in, field_out, size, bias=False), FiniteNorm(field_out), FiniteActivation(field_out)
             )
 
         self.encoder = nn.ModuleList([block(image, fields[0])])

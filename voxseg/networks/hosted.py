@@ -7,8 +7,11 @@ libraries (e3nn) that nothing else does. `voxseg.baselines` says what such a net
 from __future__ import annotations
 
 HOSTED: dict[str, str] = {
+    "any_group": "voxseg.baselines.any_group:AnyGroup",
     "e3nn_gates": "voxseg.baselines.e3nn_gates:E3nnGates",
+    "homogeneous": "voxseg.baselines.homogeneous:Homogeneous",
     "order_parameters": "voxseg.baselines.order_parameters:OrderParameterUNet",
     "se3cnn": "voxseg.baselines.se3cnn:SE3CNN",
+    "spherical": "voxseg.baselines.spherical:Spherical",
 }
 """Name in a config to class, one line a model."""
