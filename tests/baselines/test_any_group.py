@@ -22,7 +22,7 @@ FIELDS = {
 
 
 def _components(of: Group, field: str, rotation: Tensor) -> Tensor:
-    """What an orthogonal matrix of the group does to the components, from functions of position and not from the generators."""
+    """What an orthogonal matrix does to the components, from functions of position and not from the generators."""
     one = Representation(torch.zeros(0, 3, 3, dtype=torch.float64), rotation[None])
     blocks = []
     for irrep in GroupField(of, field).irreps:

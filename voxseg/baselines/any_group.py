@@ -9,10 +9,10 @@ phi(r)``, makes a convolution that commutes with the group if
 
     K(g r) = D_out(g) K(r) D_in(g)^-1,
 
-that is, if k is an invariant of ``D_out (x) D_in (x) M*`` with M* the dual of M (`generators.invariants`). The functions
-are the ten products of a Gaussian with polynomials up to degree 2, so that the convolution runs as voxseg's own,
-separably. For SO(3) the solutions are spherical harmonics times Clebsch-Gordan coefficients again. A group that leaves z
-alone has many more, such as the derivative along z between scalars, and its Gaussian may be longer along z.
+that is, if k is an invariant of ``D_out (x) D_in (x) M*`` with M* the dual of M (`generators.invariants`). The
+functions are the ten products of a Gaussian with polynomials up to degree 2, so that the convolution runs as voxseg's
+own, separably. For SO(3) the solutions are spherical harmonics times Clebsch-Gordan coefficients again. A group that
+leaves z alone has many more, such as the derivative along z between scalars, and its Gaussian may be longer along z.
 
 Between charges of U(1) kernels are complex numbers times anything, and charges never mix. An invariant comes of the
 product of a field with itself, whose couplings are solved for in the same way: ``z (x) z -> |z|^2``.
@@ -47,7 +47,7 @@ from voxseg.steerable.layout import as_rows, as_volume
 from voxseg.steerable.separable import MOMENTS, AxisTaps, Taps
 from voxseg.testing import grid_rotations
 
-from .base import Baseline
+from .base import Baseline, skeleton
 from .generators import Representation, clebsch_gordan, invariants, representation_on
 from .groups import Group, GroupField, group
 
@@ -268,7 +268,7 @@ class AnyGroup(Baseline):
         in_channels: int,
         out_channels: int,
         symmetry: str = "O2_z",
-        levels: Sequence[str] = ("6x0e+3x1e+1x2e", "12x0e+5x1e+3x2e", "20x0e+8x1e+4x2e"),
+        levels: Sequence[str] = ("6x0e+3x1e+2x2e", "12x0e+6x1e+3x2e", "24x0e+10x1e+5x2e"),
         sigma: float = 0.8,
         sigma_z: float | None = None,
         products: bool = False,
@@ -280,16 +280,7 @@ class AnyGroup(Baseline):
             if in_channels % 2:
                 raise ValueError(f"U1 takes real and imaginary parts in turn, and in_channels is {in_channels}")
             image, products = f"{in_channels // 2}x1e", True
-        config = NetworkConfig(
-            in_channels=in_channels,
-            out_channels=out_channels,
-            levels=tuple(levels),
-            encoder_convolutions=(1, *[2] * (len(levels) - 1)),
-            decoder_convolutions=(1,) * (len(levels) - 1),
-            group="O3",
-            spacing=1.0,
-            deep_supervision=False,
-        )
+        config = skeleton(in_channels, out_channels, levels, "O3")
         layers = _GroupLayers(config, self.group, image, sigma, sigma if sigma_z is None else sigma_z, products)
         self.unet = UNet(config, layers)
 

@@ -42,7 +42,7 @@ FINITE_GROUPS: dict[str, list[Matrix]] = {
     "O": [_QUARTER_Z, _THIRD],
     "Oh": [_QUARTER_Z, _THIRD, _POINT],
 }
-"""Name (Schoenflies) to generators; `mirror` is left and right exchanged, C and D groups turn about z, C3 about (1, 1, 1)."""
+"""Name (Schoenflies) to generators; `mirror` exchanges left and right; C and D turn about z, C3 about (1, 1, 1)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ class FiniteRepresentation:
 
     @property
     def dimension(self) -> int:
-        """d."""
+        """D."""
         return int(self.matrices.shape[-1])
 
     @property

@@ -42,7 +42,7 @@ class Representation:
 
     @property
     def dimension(self) -> int:
-        """d."""
+        """D."""
         return int(self.algebra.shape[-1])
 
     def dual(self) -> Representation:

@@ -5,8 +5,8 @@ arXiv:1811.02017; with regular fields these are the group convolutions of T. Coh
 arXiv:1602.07576.
 
 A field of a representation rho of H turns by ``(h f)(x) = rho(h) f(h^-1 x)``; layers between fields are convolutions
-with kernels of the space that `intertwiners` solves. On a regular field, one channel an element of H, ``h`` permutes the
-channels, so that pointwise non-linearities commute with it. The first layer lifts the image (a trivial field), the
+with kernels of the space that `intertwiners` solves. On a regular field, one channel an element of H, ``h`` permutes
+the channels, so that pointwise non-linearities commute with it. The first layer lifts the image (a trivial field), the
 logits are trivial again. With H = O (24 rotations) and regular fields nothing has to be isotropic: every kernel is free
 and used in 24 poses. With H = {1, left-right mirror} it is a network of brains that are the same on both sides; its
 logits mirror with the image, so that labels with sides have to be merged.
@@ -21,6 +21,7 @@ the grid's symmetry at every size.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -228,7 +229,7 @@ def _over_channels(field: FiniteField, constants: nn.ParameterDict, like: Tensor
     """Those numbers over the channels, ``[C, 1, 1, 1]``, zero for fields that have none."""
     parts = []
     for number, (size, rep) in enumerate(zip(field.sizes, field.representations, strict=True)):
-        values = constants[str(number)] if str(number) in constants else None
+        values = constants.get(str(number))
         parts.append(like.new_zeros(size) if values is None else values.repeat_interleave(rep.dimension).to(like.dtype))
     return torch.cat(parts).view(-1, 1, 1, 1)
 
@@ -257,8 +258,8 @@ class Homogeneous(Baseline):
     Args:
         in_channels: of the volume.
         out_channels: of the logits.
-        symmetry: the group: ``O`` (24 rotations), ``Oh`` (with reflections, 48), ``mirror`` (left and right), or another
-            of `finite_groups.FINITE_GROUPS`.
+        symmetry: the group: ``O`` (24 rotations), ``Oh`` (with reflections, 48), ``mirror`` (left and right), or
+            another of `finite_groups.FINITE_GROUPS`.
         levels: fields of each level, finest first, such as ``4xregular`` or ``8xtrivial+2xvector+1xquotient:C4``.
         size: of the kernels, odd.
 
@@ -271,7 +272,7 @@ class Homogeneous(Baseline):
         in_channels: int,
         out_channels: int,
         symmetry: str = "O",
-        levels: Sequence[str] = ("1xregular", "1xregular", "2xregular"),
+        levels: Sequence[str] = ("1xregular", "2xregular", "3xregular"),
         size: int = 3,
     ) -> None:
         super().__init__()
@@ -289,11 +290,9 @@ class Homogeneous(Baseline):
             )
 
         self.encoder = nn.ModuleList([block(image, fields[0])])
-        for finer, field in zip(fields, fields[1:], strict=False):
+        for finer, field in itertools.pairwise(fields):
             self.encoder.append(nn.Sequential(block(finer, field), block(field, field)))
-        self.narrow = nn.ModuleList(
-            FiniteConv3d(coarser, field, 1) for field, coarser in zip(fields, fields[1:], strict=False)
-        )
+        self.narrow = nn.ModuleList(FiniteConv3d(coarser, field, 1) for field, coarser in itertools.pairwise(fields))
         self.decoder = nn.ModuleList(block(field + field, field) for field in fields[:-1])
         self.logits = FiniteConv3d(fields[0], logits, 1)
 

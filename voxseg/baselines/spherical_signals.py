@@ -1,7 +1,7 @@
 """Signals on the sphere and on the rotation group: transforms, correlations, and grids to be non-linear on.
 
-T. Cohen, M. Geiger, J. Köhler, M. Welling, "Spherical CNNs", ICLR 2018, arXiv:1801.10130, and "Convolutional Networks for
-Spherical Signals", arXiv:1709.04893 (2017). With real harmonics Y (component-normalised, orthonormal for the mean over
+T. Cohen, M. Geiger, J. Köhler, M. Welling, "Spherical CNNs", ICLR 2018, arXiv:1801.10130, and "Convolutional Networks
+for Spherical Signals", arXiv:1709.04893 (2017). With real harmonics Y (component-normalised, orthonormal for the mean over
 the sphere) and their matrices D,
 
     f(x) = sum_lm f^l_m Y^l_m(x),        h(R) = sum_lmn h^l_mn sqrt(2l + 1) D^l_mn(R),
@@ -54,6 +54,9 @@ class RotationGrid(Protocol):
 
     def analyse(self, samples: Tensor) -> Tensor:
         """``[..., samples]`` to ``[..., coefficients]`` of what the samples hold up to the grid's degree."""
+
+    def mean(self, samples: Tensor) -> Tensor:
+        """``[..., samples]`` to ``[...]``, the mean over the group: the coefficient of degree 0."""
 
 
 def harmonics(lmax: int, points: Tensor) -> Tensor:
@@ -153,9 +156,9 @@ def correlate_so3(signal: Tensor, kernel: Tensor) -> Tensor:
 class EulerGrid:
     """Euler angles on a product grid, with a fast Fourier transform over the two azimuths.
 
-    ``D^l(alpha, beta, gamma) = V diag(e^{i a alpha}) V* X(beta) V diag(e^{i b gamma}) V*``, so that for each beta a signal
-    is a Fourier sum over (a, b) whose coefficients are sums over l alone: ``n^3 log n + n lmax^3`` steps in place of the
-    ``n^3 lmax^3`` of the direct sum. Azimuths are equally spaced, beta lies at Gauss-Legendre nodes (the paper's are
+    ``D^l(alpha, beta, gamma) = V diag(e^{i a alpha}) V* X(beta) V diag(e^{i b gamma}) V*``, so that for each beta a
+    signal is a Fourier sum over (a, b) whose coefficients are sums over l alone: ``n^3 log n + n lmax^3`` steps in place
+    of the ``n^3 lmax^3`` of the direct sum. Azimuths are equally spaced, beta lies at Gauss-Legendre nodes (the paper's are
     equally spaced too, which needs twice as many for the same exactness).
 
     Args:
@@ -222,6 +225,11 @@ class EulerGrid:
             blocks.append(block.real.flatten(-2))
         return torch.cat(blocks, -1)
 
+    def mean(self, samples: Tensor) -> Tensor:
+        """``[..., n^3]`` to ``[...]``, the mean over the group."""
+        n = self.n
+        return samples.unflatten(-1, (n, n, n)).mean((-3, -1)) @ self.weights.to(samples)
+
     def _places(self, degree: int, like: Tensor) -> Tensor:
         """Where the frequencies of a degree lie in the n x n of the Fourier transform, flattened."""
         a = torch.arange(-degree, degree + 1, device=like.device) % self.n
@@ -230,7 +238,7 @@ class EulerGrid:
 
 @cache
 def _frequencies(degree: int) -> Tensor:
-    """V: the columns are combinations of real harmonics that a turn about y by alpha multiplies by ``e^{i a alpha}``."""
+    """V: its columns are what a turn about y by alpha multiplies by ``e^{i a alpha}``, in real harmonics."""
     v = torch.zeros(2 * degree + 1, 2 * degree + 1, dtype=torch.complex128)
     v[degree, degree] = 1
     turn = wigner_d(1, rotation_by_angles(0.1, 0, 0))
@@ -242,8 +250,18 @@ def _frequencies(degree: int) -> Tensor:
     return v
 
 
+# Of the octahedral grid by lmax: the weight of a direction, and turns about it: a multiple of its own symmetry, and
+# more than 2 lmax.
+_RULES: dict[int, dict[str, tuple[float, int]]] = {
+    1: {"face": (1 / 6, 4)},
+    2: {"face": (1 / 15, 8), "corner": (3 / 40, 6)},
+    3: {"face": (1 / 21, 8), "edge": (4 / 105, 8), "corner": (9 / 280, 9)},
+}
+_DIRECTIONS = {"face": (0.0, 1.0, 0.0), "edge": (0.0, 1.0, 1.0), "corner": (1.0, 1.0, 1.0)}
+
+
 class OctahedralGrid:
-    """Rotations that the 24 rotations of the voxel grid map to each other: what is done on them commutes with those exactly.
+    """Rotations that the 24 of the voxel grid map to each other: what is done on them commutes with those exactly.
 
     Frames whose y axis points to the faces, edges or corners of a cube, turned about that axis; the directions are
     Lebedev's quadratures with 6, 14 or 26 points, exact to degree 3, 5 and 7, hence for products of two signals up to
@@ -251,23 +269,18 @@ class OctahedralGrid:
 
     Args:
         lmax: highest degree of signals, 1 to 3.
+        exact: degree of the signals whose products the quadrature is exact for, `lmax` by default, 3 at most: 24, 96 or
+            216 rotations. More let less of what a non-linearity adds beyond lmax fall back.
     """
 
-    # Weight of a direction, and turns about it: a multiple of its own symmetry, and more than 2 lmax.
-    _RULES = {
-        1: {"face": (1 / 6, 4)},
-        2: {"face": (1 / 15, 8), "corner": (3 / 40, 6)},
-        3: {"face": (1 / 21, 8), "edge": (4 / 105, 8), "corner": (9 / 280, 9)},
-    }
-    _DIRECTIONS = {"face": (0.0, 1.0, 0.0), "edge": (0.0, 1.0, 1.0), "corner": (1.0, 1.0, 1.0)}
-
-    def __init__(self, lmax: int) -> None:
-        if lmax not in self._RULES:
-            raise ValueError(f"lmax is 1, 2 or 3, got {lmax}")
+    def __init__(self, lmax: int, exact: int | None = None) -> None:
+        exact = exact or lmax
+        if not 1 <= lmax <= exact <= 3:
+            raise ValueError(f"1 <= lmax <= exact <= 3, got {lmax} and {exact}")
         self.lmax = lmax
         rotations, weights = [], []
-        for kind, (weight, turns) in self._RULES[lmax].items():
-            frame = _frame(torch.tensor(self._DIRECTIONS[kind], dtype=torch.float64))
+        for kind, (weight, turns) in _RULES[exact].items():
+            frame = _frame(torch.tensor(_DIRECTIONS[kind], dtype=torch.float64))
             seen: list[Tensor] = []
             for g in grid_rotations():
                 direction = g @ frame[:, 1]
@@ -293,6 +306,10 @@ class OctahedralGrid:
     def analyse(self, samples: Tensor) -> Tensor:
         """``[..., samples]`` to ``[..., sum_l (2l + 1)^2]``."""
         return samples @ (self.weights[:, None] * self.matrix).to(samples)
+
+    def mean(self, samples: Tensor) -> Tensor:
+        """``[..., samples]`` to ``[...]``, the mean over the group."""
+        return samples @ self.weights.to(samples)
 
 
 def _frame(direction: Tensor) -> Tensor:

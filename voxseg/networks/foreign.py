@@ -169,12 +169,17 @@ def _largest_layer(network: nn.Module) -> Iterator[list[int]]:
         size = sum(t.nbytes for t in (*inputs, output) if isinstance(t, Tensor))
         largest[0] = max(largest[0], size)
 
-    handles = [m.register_forward_hook(measure) for m in network.modules() if not any(m.children())]
+    handles = [m.register_forward_hook(measure) for m in network.modules() if _is_leaf(m)]
     try:
         yield largest
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    """Whether a module is made of no others; lists of parameters are none."""
+    return all(isinstance(child, (nn.ParameterDict, nn.ParameterList)) for child in module.children())
 
 
 def _text(shape: Sequence[int]) -> str:
