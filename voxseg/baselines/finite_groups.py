@@ -116,10 +116,10 @@ def finite_group(name: str) -> FiniteGroup:
         products = [_matrix(key) @ g for key in fresh for g in generators]
         fresh = {_key(p) for p in products} - found
         found = found | fresh
+    # The identity is the greatest key of all: 1 on the diagonal comes first, and no row has more than one entry.
     elements = torch.stack([_matrix(key) for key in sorted(found, reverse=True)])
-    # The identity (1, 0, 0, 0, 1, ...) is the greatest of all keys that begin a signed permutation with 1, 0, 0, 0, 1.
-    products = elements[:, None] @ elements[None]
-    same = (products[:, :, None] == elements).all(-1).all(-1).int().argmax(-1)
+    table = elements[:, None] @ elements[None]
+    same = (table[:, :, None] == elements).all(-1).all(-1).int().argmax(-1)
     return FiniteGroup(name, elements, same, (same == 0).int().argmax(1))
 
 

@@ -2,8 +2,8 @@
 
 T. Cohen, M. Geiger, M. Weiler, "Intertwiners between Induced Representations (with Applications to the Theory of
 Equivariant Neural Networks)", arXiv:1803.10743 (2018), and "A General Theory of Equivariant CNNs on Homogeneous
-Spaces", NeurIPS 2019, arXiv:1811.02017. Theorem: a linear map between fields on a homogeneous space commutes with the group if
-and only if it is a convolution whose kernel fulfils
+Spaces", NeurIPS 2019, arXiv:1811.02017. Theorem: a linear map between fields on a homogeneous space
+commutes with the group if and only if it is a convolution whose kernel fulfils
 
     K(h x) = rho_out(h) K(x) rho_in(h)^-1    for all h that fix the origin.
 

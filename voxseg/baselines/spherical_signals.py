@@ -1,8 +1,8 @@
 """Signals on the sphere and on the rotation group: transforms, correlations, and grids to be non-linear on.
 
 T. Cohen, M. Geiger, J. Köhler, M. Welling, "Spherical CNNs", ICLR 2018, arXiv:1801.10130, and "Convolutional Networks
-for Spherical Signals", arXiv:1709.04893 (2017). With real harmonics Y (component-normalised, orthonormal for the mean over
-the sphere) and their matrices D,
+for Spherical Signals", arXiv:1709.04893 (2017). With real harmonics Y (component-normalised, orthonormal for the mean
+over the sphere) and their matrices D,
 
     f(x) = sum_lm f^l_m Y^l_m(x),        h(R) = sum_lmn h^l_mn sqrt(2l + 1) D^l_mn(R),
 
@@ -141,7 +141,7 @@ def correlate_so3(signal: Tensor, kernel: Tensor) -> Tensor:
     Returns:
         ``[B, O, sum_l (2l + 1)^2]``.
     """
-    blocks = []
+    blocks: list[Tensor] = []
     total = min(signal.shape[-1], kernel.shape[-1])
     for degree in itertools.count():
         start = degree * (4 * degree**2 - 1) // 3
@@ -157,9 +157,9 @@ class EulerGrid:
     """Euler angles on a product grid, with a fast Fourier transform over the two azimuths.
 
     ``D^l(alpha, beta, gamma) = V diag(e^{i a alpha}) V* X(beta) V diag(e^{i b gamma}) V*``, so that for each beta a
-    signal is a Fourier sum over (a, b) whose coefficients are sums over l alone: ``n^3 log n + n lmax^3`` steps in place
-    of the ``n^3 lmax^3`` of the direct sum. Azimuths are equally spaced, beta lies at Gauss-Legendre nodes (the paper's are
-    equally spaced too, which needs twice as many for the same exactness).
+    signal is a Fourier sum over (a, b) whose coefficients are sums over l alone: ``n^3 log n + n lmax^3`` steps in
+    place of the ``n^3 lmax^3`` of the direct sum. Azimuths are equally spaced, beta lies at Gauss-Legendre nodes (the
+    paper's are equally spaced too, which needs twice as many for the same exactness).
 
     Args:
         lmax: highest degree of signals.
@@ -246,7 +246,7 @@ def _frequencies(degree: int) -> Tensor:
     for a in range(1, degree + 1):
         for column, phase in ((a, -1j), (-a, 1j)):
             v[degree - a, degree + column] = 1 / math.sqrt(2)
-            v[degree + a, degree + column] = sign * phase / math.sqrt(2)
+            v[degree + a, degree + column] = torch.tensor(sign * phase / math.sqrt(2), dtype=v.dtype)
     return v
 
 
