@@ -182,7 +182,7 @@ def test_what_does_not_fit_is_told_in_one_line(mine: str, path: str, arguments: 
     ("options", "message"),
     [
         ({"architecture": "stearable_unet"}, "no network 'stearable_unet', did you mean 'steerable_unet'?"),
-        ({"architecture": "transformer"}, "there are steerable_unet, plain_unet, e3nn_gates"),
+        ({"architecture": "transformer"}, "there are steerable_unet, plain_unet, any_group"),
         ({"architecture": "monai.networks.nets.UNet"}, "no import path: write it as package.module:Class"),
         ({"architecture": "a:b:c"}, "no import path"),
         ({"architecture": "os;print(1):system"}, "no import path"),
