@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from voxseg.cli._cases import Task
 from voxseg.cli._errors import REPORT_IT, bug_in_a_line, describe_bug, show_traceback
 from voxseg.cli._share import claimed
+from voxseg.data.paths import printable
 from voxseg.data.staging import temporary_name
 from voxseg.errors import UserError
 from voxseg.provenance import Origin, describe_image, now
@@ -220,7 +221,9 @@ class CaseWork:
         if self.settings.report:
             from voxseg.report.scan_page import scan_page
 
-            page = scan_page(task.target.name, loaded.volumes, segmentation, self.predictor, self.settings.folder)
+            page = scan_page(
+                printable(task.target.name), loaded.volumes, segmentation, self.predictor, self.settings.folder
+            )
         warnings = [text for volume in loaded.volumes for text in volume.warnings]
         least, quality = self.predictor.model.config.postprocessing.least_quality, segmentation.quality
         doubt = f"the result is doubtful (quality {quality:.2f})" if quality < least else ""
@@ -348,6 +351,9 @@ def _load_predictor(settings: Settings) -> Predictor:
 
 def _check_writable(folder: Path) -> None:
     """Refuse a folder that cannot be written to before anything is computed for it."""
+    for place in (folder, *folder.parents):
+        if place.is_symlink() and not place.exists():
+            raise UserError(place, "is a link that leads nowhere", "mend it, or choose another folder with -o")
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir():
         raise UserError(existing, "is not a folder", "choose another folder with -o")

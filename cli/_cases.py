@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from voxseg.data.datasets.case import Case, ImageFile
@@ -97,6 +98,7 @@ def find_tasks(
         tasks.append(_named_case(named, output, names))
     if example:
         tasks.append(_scan(_example_scan(), (output or Path.cwd()) / EXAMPLE_NAME, names))
+    tasks = tasks if output is None else _told_apart(tasks)
     _check_targets(tasks)
     return tasks
 
@@ -180,6 +182,28 @@ def _image(path: Path) -> ImageFile:
     return dicom_image(path)
 
 
+def _told_apart(tasks: Sequence[Task]) -> list[Task]:
+    """Scans of one name get those of their folders in front, as few as tell them apart: `sub-01_t1`, `sub-02_t1`."""
+    groups: dict[str, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault(str(task.target).casefold(), []).append(task)
+    renamed: dict[int, Task] = {}
+    for group in groups.values():
+        files = [image for task in group for image in task.images.values()]
+        if len(group) < 2 or len(files) != len(group) or any(file.series is not None for file in files):
+            continue
+        folders = [file.path.absolute().parent.parts[1:] for file in files]
+        for depth in range(1, max(map(len, folders)) + 1):
+            names = ["_".join(parts[-depth:]) for parts in folders]
+            if len({name.casefold() for name in names}) == len(group):
+                targets = (
+                    task.target.with_name(f"{name}_{task.target.name}") for name, task in zip(names, group, strict=True)
+                )
+                renamed |= {id(task): replace(task, target=target) for task, target in zip(group, targets, strict=True)}
+                break
+    return [renamed.get(id(task), task) for task in tasks]
+
+
 def _check_targets(tasks: Sequence[Task]) -> None:
     """Refuse tasks that would write over each other, or over files of a data set."""
     first: dict[str, Task] = {}
@@ -189,9 +213,10 @@ def _check_targets(tasks: Sequence[Task]) -> None:
         if earlier is not task:
             problem = f"would write the same files as {earlier.subject} ({task.target}{OUTPUTS[0]})"
             raise UserError(task.subject, problem, "rename one, or segment them into different folders with -o")
-        results = {task.target.with_name(task.target.name + suffix).resolve() for suffix in (*OUTPUTS, PAGE)}
+        written = (task.target.with_name(task.target.name + suffix) for suffix in (*OUTPUTS, PAGE))
+        results = {os.path.realpath(path) for path in written}  # Path.resolve does not get out of a loop of links
         for path in sorted(task.kept):
-            if path.resolve() in results:
+            if os.path.realpath(path) in results:
                 raise UserError(path, "belongs to the data set and would be overwritten", "give another folder with -o")
 
 

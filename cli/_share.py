@@ -7,11 +7,12 @@ scan is claimed by the one that begins it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TypeVar
 
 from voxseg.data.locks import lock_file
+from voxseg.data.staging import remove_leftovers
 from voxseg.errors import UserError
 
 __all__ = ["claimed", "is_complete", "part_of"]
@@ -69,16 +70,21 @@ def claimed(target: Path, outputs: Sequence[Path]) -> Iterator[bool]:
     Raises:
         UserError: if the folder cannot be made or written to.
     """
+    path = target.with_name(f".{target.name}.claim")
     if is_complete(outputs):
+        with suppress(OSError):  # left by a process that was killed when all was done
+            path.unlink(missing_ok=True)
         yield False
         return
-    path = target.with_name(f".{target.name}.claim")
     file = _lock(path)
     if file is None:
         yield False
         return
     try:
-        yield not is_complete(outputs)
+        todo = not is_complete(outputs)
+        if todo:
+            remove_leftovers(outputs)
+        yield todo
     finally:
         # While the lock is held, so that nobody locks a file that has no name any more without noticing.
         path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import importlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -110,6 +111,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):  # names of files may be no text that the terminal can show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # A picture shows boxes for letters that its font lacks; whoever runs the program need not be told by Python.
+    warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
     _result.begin()
     sys.exit(_result.tell(given, _run) if _result.wanted(given) else _run(given))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from voxseg.errors import UserError
 
-__all__ = ["SUFFIXES", "check_scan_path", "scan_name"]
+__all__ = ["SUFFIXES", "check_scan_path", "printable", "scan_name"]
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 NIBABEL_SUFFIXES = (*NIFTI_SUFFIXES, ".mgz", ".mgh")
@@ -26,6 +26,11 @@ def scan_name(path: Path) -> str:
     return path.stem
 
 
+def printable(name: str) -> str:
+    """A name for pictures and pages: question marks in the place of what is no Unicode."""
+    return name.encode("utf-8", "replace").decode("utf-8")
+
+
 def check_scan_path(path: Path) -> None:
     """Refuse, without opening it, a path that cannot be a scan.
 
@@ -35,6 +40,8 @@ def check_scan_path(path: Path) -> None:
     formats = ", ".join(SUFFIXES)
     if path.is_dir():
         raise UserError(path, "is a folder", f"give the scan files in it ({formats})")
+    if path.is_symlink() and not path.exists():
+        raise UserError(path, "is a link that leads nowhere", "mend it, or give the file itself")
     if not path.is_file():
         raise UserError(path, "does not exist" if not path.exists() else "is not a file", "check the path")
     if not path.name.lower().endswith(SUFFIXES):

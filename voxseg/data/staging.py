@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from voxseg.errors import UserError
 
-__all__ = ["staged", "temporary_name", "write_complete", "write_text"]
+__all__ = ["remove_leftovers", "staged", "temporary_name", "write_complete", "write_text"]
 
 
 @contextmanager
@@ -49,6 +50,36 @@ def staged(*targets: Path) -> Iterator[list[Path]]:
 def temporary_name(target: Path, process: int) -> Path:
     """The name that a process gives a file until it is complete: what is left of it if the process is killed."""
     return target.with_name(f".{process}.{target.name}")
+
+
+def remove_leftovers(targets: Sequence[Path]) -> None:
+    """Remove what processes of this machine have left of such files when they were killed.
+
+    Only for whoever knows that no process of another machine is writing them: its number may mean nothing here.
+
+    Args:
+        targets: final paths.
+    """
+    if os.name == "nt":  # there is no looking for a process by its number
+        return
+    for folder in {target.parent for target in targets}:
+        names = "|".join(re.escape(target.name) for target in targets if target.parent == folder)
+        form = re.compile(rf"\.(\d+)\.(?:{names})(?:\.raw)?")
+        with suppress(OSError):
+            for entry in list(os.scandir(folder)):
+                found = form.fullmatch(entry.name)
+                if found and not _runs(int(found[1])):
+                    Path(entry).unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def write_complete(path: Path, write: Callable[[Path], object]) -> None:

@@ -170,6 +170,7 @@ def fill_outputs(
         progress: called with the stages and the fraction of each that is done.
         page: what writes a page.
     """
+    from voxseg.data.paths import printable
     from voxseg.data.segmentation import write_segmentation
     from voxseg.report.qc import draw_qc
     from voxseg.report.volumes import write_volumes
@@ -180,7 +181,7 @@ def fill_outputs(
     write_segmentation(labels, segmentation.labels, table, volume, about(model))
     write_volumes(volumes, table, counts, volume.geometry.voxel_volume, segmentation.confidence)
     progress("drawing", 0.0)
-    title = f"{name}  ({about(model)})"
+    title = f"{printable(name)}  ({about(model)})"
     if segmentation.confidence is not None:
         title += f"  quality {segmentation.quality:.2f}"
     draw_qc(picture, volume.data, segmentation.classes, volume.geometry, table, counts, title)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from voxseg.data.geometry import Geometry
 from voxseg.data.labels import LabelTable
+from voxseg.data.paths import printable
 from voxseg.provenance import file_hash
 from voxseg.report.page import Html, escape, figure, number, page, section
 from voxseg.report.viewer import USE, LabelMap, Legend, Scene, viewer
@@ -75,7 +76,7 @@ def scan_page(
     named = dict(zip(config.preparation.images, images, strict=True))
     report = ScanReport(
         name=name,
-        files={image: volume.path.name for image, volume in named.items()},
+        files={image: printable(volume.path.name) for image, volume in named.items()},
         model=config.name,
         description=config.description,
         weights=file_hash(folder / "model.safetensors"),
