@@ -76,7 +76,9 @@ def record(kind: str, started: str = "", **parts: Any) -> dict[str, Any]:
         started: when, as `now` gives it; left out if empty.
         parts: whatever else has to be known.
     """
-    head = {"format": FORMAT, "kind": kind, "software": software(), "platform": platform.platform()}
+    # platform.platform() would start a program to find out.
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    head = {"format": FORMAT, "kind": kind, "software": software(), "platform": system}
     when = {"started": started} if started else {}
     return plain({**head, **when, **parts})
 

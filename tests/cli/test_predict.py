@@ -237,14 +237,17 @@ def test_example_without_nilearn(tmp_path, model, capsys, monkeypatch):
 
 
 OFFLINE = """
-import sys
+import os, sys, traceback
 def watch(event, arguments):
-    # nibabel imports pydicom if it is installed, that urllib3, and that binds a socket to see whether there is IPv6.
-    if event == "socket.bind" and arguments[1][:2] == ("::1", 0):
-        return
-    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.bind", "socket.sendto"):
+    if event == "socket.__new__":  # of any family: a program that needs one fails
+        # nibabel imports pydicom if it is installed, that urllib3, and that tries whether there is IPv6.
+        callers = {frame.filename.split("site-packages/")[-1] for frame in traceback.extract_stack()}
+        if "urllib3/util/connection.py" not in callers:
+            sys.stderr.write(f"{event} {arguments} {callers}\\n")
+            os._exit(99)
+        raise OSError("there are no sockets")
+    if event.startswith("socket.") or event in ("subprocess.Popen", "os.system", "os.fork", "os.posix_spawn"):
         sys.stderr.write(f"{event} {arguments}\\n")
-        import os
         os._exit(99)
 sys.addaudithook(watch)
 from voxseg.cli.main import run
@@ -252,12 +255,14 @@ run(sys.argv[1:])
 """
 
 
-def test_no_network_connection_is_opened(tmp_path, model):
+def test_no_socket_is_made_and_no_program_started(tmp_path, model):
     scan = save(tmp_path / "a.nii.gz")
-    arguments = [sys.executable, "-c", OFFLINE, "predict", str(scan), "--model", model]
+    arguments = [sys.executable, "-c", OFFLINE, "predict", str(scan), "--model", model, "--report", "--probabilities"]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "a_seg.nii.gz" in names(tmp_path)
+    assert {"a_seg.nii.gz", "a_report.html"} <= set(names(tmp_path))
+    probe = [sys.executable, "-c", OFFLINE.replace("from voxseg", "import socket; socket.socket(); from voxseg"), "x"]
+    assert subprocess.run(probe, capture_output=True, timeout=60).returncode == 99  # it does notice
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")

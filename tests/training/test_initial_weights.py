@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import hashlib
+import os
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from models import write_model
 from voxseg.errors import UserError
+from voxseg.inference.locate import locate_model
 from voxseg.inference.model import load_model
 from voxseg.networks import NetworkConfig, build_network
-from voxseg.training.initial_weights import describe, resolve_model, take_weights
+from voxseg.training.checkpoint import CheckpointStore
+from voxseg.training.initial_weights import KEY, describe, resolve_model, take_weights
 
 SMALL: dict[str, Any] = {
     "out_channels": 4,
@@ -100,3 +105,62 @@ def test_a_damaged_config_of_the_model(tmp_path: Path) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump({"network": None, "training": [1]}))
     origin, _, _ = take(folder)
     assert (origin["model"], origin["steps"]) == ("model", None)
+
+
+class Payload:
+    """What runs a command when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, (f"touch {self.mark}",)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".safetensors"])
+@pytest.mark.parametrize("place", [None, "state_dict", "network_weights"])
+def test_a_file_of_weights(tmp_path: Path, suffix: str, place: str | None) -> None:
+    tensors = load_file(write_model(tmp_path / "model") / "model.safetensors")
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save({place: tensors, "epoch": 3} if place else tensors, path)
+    origin, _, after = take(path)
+    assert all(torch.equal(after[name], tensors[name]) for name in after)
+    assert (origin["taken"], origin["changed"]) == (len(tensors), {})
+    assert origin["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".bin"])
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "legacy"])
+def test_a_pickle_that_would_run_code_is_refused_and_does_not(tmp_path: Path, suffix: str, old: bool) -> None:
+    path, mark = tmp_path / f"weights{suffix}", tmp_path / "mark"
+    torch.save({"w": torch.zeros(2), "x": Payload(mark)}, path, _use_new_zipfile_serialization=not old)
+    with pytest.raises(UserError, match="could run code; it was not loaded"):
+        take(path)
+    for option in ("--model", KEY):  # nor is it a model
+        with pytest.raises(UserError, match=f"^{option} .*is a file of weights.* as a pickle it could run code"):
+            locate_model(path, option)
+    path.write_bytes(pickle.dumps(Payload(mark)))
+    with pytest.raises(UserError, match="was not loaded"):
+        take(path)
+    assert not mark.exists()
+    pickle.loads(path.read_bytes())
+    assert mark.exists()  # the payload is a real one
+
+
+def test_checkpoints_are_no_way_in_either(tmp_path: Path) -> None:
+    store, mark = CheckpointStore(tmp_path), tmp_path / "mark"
+    for path in (store.last, store.previous):
+        torch.save({"step": 1, "format": 2, "x": Payload(mark)}, path)
+    with pytest.raises(UserError, match="no readable checkpoint"):
+        store.load()
+    assert not mark.exists()
+
+
+def test_files_without_weights(tmp_path: Path) -> None:
+    for contents in ([torch.zeros(1)], {}, {"epoch": 3}, {"state_dict": {"w": 1}}):
+        torch.save(contents, tmp_path / "w.pt")
+        with pytest.raises(UserError, match="holds no tensors by name"):
+            take(tmp_path / "w.pt")

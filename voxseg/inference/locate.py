@@ -8,9 +8,12 @@ from typing import Any
 
 from voxseg.errors import UserError
 
-__all__ = ["image_names", "locate_model", "model_name", "packaged_models"]
+__all__ = ["PICKLED", "image_names", "locate_model", "model_name", "packaged_models"]
 
 FILES = ("config.yaml", "labels.csv", "model.safetensors")
+PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
+"""Files of PyTorch, which are pickles."""
+
 OF_RUN = "model"
 """Where the folder of a training run has its model."""
 
@@ -36,6 +39,11 @@ def locate_model(model: str | Path, option: str = "--model") -> Path:
     names = packaged_models()
     packaged = Path(str(resources.files("voxseg.pretrained")))
     folder = packaged / str(model) if str(model) in names else Path(model)
+    if folder.is_file() and folder.suffix.lower() in (".safetensors", *PICKLED):
+        problem = "is a file of weights, which do not say what network they are of, nor what it is given"
+        if folder.suffix.lower() in PICKLED:
+            problem += "; as a pickle it could run code, and is not loaded"
+        raise UserError(f"{option} {model}", problem, f"give a folder with {', '.join(FILES)}, as training writes it")
     if not folder.is_dir():
         known = ", ".join(names) or "none is packaged"
         remedy = f"give one of these names: {known}, or a model folder"

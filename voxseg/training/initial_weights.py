@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from voxseg.errors import UserError
@@ -16,6 +14,7 @@ from voxseg.inference.locate import locate_model, packaged_models
 from voxseg.networks import NetworkConfig
 from voxseg.provenance import file_hash
 from voxseg.training.config_file import read_yaml
+from voxseg.training.weights_file import is_weights_file, read_weights
 
 __all__ = ["KEY", "describe", "resolve_model", "take_weights"]
 
@@ -35,12 +34,13 @@ def resolve_model(model: str) -> str:
 def take_weights(network: nn.Module, config: NetworkConfig, model: str) -> dict[str, Any]:
     """Copies into a network every tensor of a model that has the name and the shape of one of its own.
 
-    Only safetensors are read, so that no code of the model's folder runs, whatever its network is.
+    Of a model's folder only safetensors are read, and files of weights with `read_weights`, so that no code of theirs
+    runs, whatever the network is.
 
     Args:
         network: with fresh weights; changed in place.
         config: of that network.
-        model: as `locate_model` takes it.
+        model: as `locate_model` takes it, or a file of weights.
 
     Returns:
         In plain types: `model` (its name), `steps` that it was trained for (None if it does not say), `sha256` of its
@@ -50,13 +50,11 @@ def take_weights(network: nn.Module, config: NetworkConfig, model: str) -> dict[
     Raises:
         UserError: there is no such model, its files are damaged, or not one tensor fits.
     """
-    folder = locate_model(model, KEY)
-    weights = folder / "model.safetensors"
-    try:
-        offered = load_file(weights)
-    except (SafetensorError, OSError) as error:
-        raise UserError(weights, f"is no safetensors file ({error})", "copy the model folder again") from None
-    contents = read_yaml(folder / "config.yaml")
+    alone = is_weights_file(Path(model))
+    folder = Path(model) if alone else locate_model(model, KEY)
+    weights = folder if alone else folder / "model.safetensors"
+    offered = read_weights(weights)
+    contents = {} if alone else read_yaml(folder / "config.yaml")
     own: dict[str, Tensor] = network.state_dict()
     new: dict[str, str] = {}
     with torch.no_grad():
@@ -81,7 +79,7 @@ def take_weights(network: nn.Module, config: NetworkConfig, model: str) -> dict[
         "taken": len(own) - len(new),
         "new": new,
         "unused": [name for name in offered if name not in own],
-        "changed": _changed(_block(contents, "network"), config),
+        "changed": {} if alone else _changed(_block(contents, "network"), config),
     }
 
 
