@@ -221,3 +221,67 @@ def test_the_document_comes_from_the_program_too(tmp_path):
     assert json.loads(done.stdout)["errors"][0]["problem"] == "does not exist"
     assert done.stderr == "voxseg: gone.nii: does not exist; check the path\n"
     assert done.returncode == 2
+
+
+SMALL = """
+name: small
+steps: 2
+labels: {classes: [2, 3, 10], merge_sides: true}
+generator: {window: [16, 16, 16], spacing: 4.0}
+network: {levels: [2x0e+1x1e, 4x0e+1x1e], encoder_convolutions: [1, 1], decoder_convolutions: [1]}
+loss: {deep_supervision: [1.0]}
+validation: {every: 2, windows: 1}
+"""
+BENCHMARK = """
+name: tiny heads
+sizes: [1, 2]
+seeds: [0]
+arms: [{name: steerable, title: steerable U-Net, architecture: steerable_unet}]
+heads: {images: [flair], spacing: 6.0, field_mm: [144, 168, 144], radius_mm: [15, 24]}
+pool: 2
+training:
+  steps: 2
+  windows: {size: [16, 16, 16]}
+  dataset: {workers: 0}
+  network: {levels: [2x0e+1x1e, 4x0e+1x1e], encoder_convolutions: [1, 1], decoder_convolutions: [1]}
+  loss: {deep_supervision: [1.0]}
+  schedule: {warmup: 1}
+test: {cases: 1, poses: [{axis: [0, 0, 1], degrees: 90}]}
+fit: {draws: 100}
+"""
+
+
+@pytest.mark.slow
+def test_evaluate_and_robustness(tmp_path, model, call):
+    scans = [save(tmp_path / f"{name}.nii.gz") for name in "ab"]
+    call("predict", *scans, "--model", model, "-o", tmp_path / "one")
+    call("predict", scans[0], "--model", model, "-o", tmp_path / "two")
+    evaluated = call("evaluate", tmp_path / "two", tmp_path / "one", "-o", tmp_path / "evaluation")
+    content = evaluated["results"][0]["evaluation"]
+    written = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    assert content | {"provenance": 0} == written | {"provenance": 0}
+    assert content["provenance"]["kind"] == "evaluation"
+    assert [case["case"] for case in content["cases"]] == ["a"]
+    assert (evaluated["exit_code"], len(evaluated["errors"])) == (1, 1)  # there is no b
+    robust = call("robustness", model, scans[0], "--tests", "mirror", "--quick", "-o", tmp_path / "robust")
+    assert robust["results"][0]["robustness"]["complete"]
+    assert all(os.path.isfile(path) for path in robust["results"][0]["files"])
+
+
+@pytest.mark.slow
+def test_plan_train_and_benchmark(tmp_path, call):
+    from heads import write_toy_heads
+
+    call("synthesize", "tumours", "-n", 4, "-o", tmp_path / "d", "--set", "spacing=6", "--set", "images=[flair]")
+    planned = call("plan", tmp_path / "d", "-o", tmp_path / "plan.yaml", "--no-timing")
+    assert planned["results"][0]["config"]["preparation"]["images"]
+    (tmp_path / "small.yaml").write_text(SMALL)
+    heads = write_toy_heads(tmp_path / "heads", 1)
+    trained = call("train", tmp_path / "small.yaml", "--data", heads, "-o", tmp_path / "run", "--device", "cpu")
+    result = trained["results"][0]
+    assert (result["step"], result["steps"], result["stopped_by"]) == (2, 2, None)
+    assert os.path.isdir(result["model"])
+    (tmp_path / "benchmark.yaml").write_text(BENCHMARK)
+    measured = call("benchmark", "data-efficiency", tmp_path / "benchmark.yaml", "-o", tmp_path / "b")
+    assert measured["results"][0]["runs"] == 2
+    assert measured["results"][0]["curves"]["fits"]
