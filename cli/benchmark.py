@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -172,6 +173,8 @@ def _write_baselines(folder: Path, config: DataEfficiencyConfig, results: list[R
     write_table(folder / "baselines.csv", table, config)
     score = "all structures" if config.fit.score == "mean" else config.fit.score
     draw_models(folder / "baselines.png", table, config.name, score)
+    files = [folder / f"baselines.{ending}" for ending in ("md", "csv", "png")]
+    add_result(files=files, models=[asdict(row) for row in table])
     print(text)
     print(folder / "baselines.png")
 
