@@ -1,9 +1,10 @@
 """How well a model segments real scans with manual labels, upright, padded with empty space, and in other poses.
 
     python benchmarks/real_scans.py ../shared/data/oasis_manual/validation --model brain
-    python benchmarks/real_scans.py ../shared/data/oasis_manual/validation --checks dice padding grid angles
+    python benchmarks/real_scans.py ../shared/data/oasis_manual/validation --checks dice padding grid headers angles
+    python benchmarks/real_scans.py ../shared/data/fsaverage --scan brain.nii.gz --labels aseg.nii.gz
 
-A case is a folder with `t1.nii.gz` and `labels.nii.gz` (FreeSurfer ids). All figures are at the scans' own resolution.
+A case is a folder with a scan and its labels (FreeSurfer ids). All figures are at the scans' own resolution.
 Angles compare scans that were interpolated once, labels and all, with the same scan turned by 2 degrees, so that both
 sides have lost as much to interpolation.
 """
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -89,64 +91,111 @@ def turned(volume: Volume, truth: Classes, rotation: NDArray[np.float64]) -> tup
     return replace(volume, data=scan, geometry=Geometry(shape, affine)), labels
 
 
+@dataclass(frozen=True)
+class Case:
+    """A real scan, and a model that is tried on it."""
+
+    volume: Volume
+    truth: Classes
+    true_side: NDArray[np.uint8]
+    predictor: Predictor
+
+    def segment(self, scan: Volume) -> Classes:
+        """Classes with their sides, where the model tells them."""
+        return self.predictor.segment(scan).classes
+
+    def merged(self, classes: Classes) -> Classes:
+        """Both sides of a structure as one."""
+        sided = self.predictor.model.sides
+        return classes if sided is None else sided.structure[classes]
+
+    def score(self, scan: Volume, labels: Classes) -> NDArray[np.float64]:
+        """Dice of each structure."""
+        return dice(self.merged(self.segment(scan)), labels, len(self.predictor.model.structures))
+
+    def right_side(self, classes: Classes) -> str:
+        """How many voxels that have a side are on the right one, in per cent."""
+        sided = self.predictor.model.sides
+        if sided is None:
+            return "no sides"
+        told = sided.side[classes]
+        both = (told > 0) & (self.true_side > 0)
+        return f"side right for {100 * (told == self.true_side)[both].mean():.2f} %"
+
+
+def grid_check(case: Case, upright: Classes) -> str:
+    """Someone who lay differently: the directions of the axes stay, the voxels move."""
+    agreement = []
+    for rotation in grid_rotations():
+        data = grid_turned(case.volume.data, rotation)
+        affine = np.eye(4)
+        affine[:3, :3] = case.volume.geometry.axes * (rotation.abs().numpy() @ case.volume.geometry.spacing)
+        scan = replace(case.volume, data=data, geometry=Geometry(data.shape, affine))
+        agreement.append((case.segment(scan) == grid_turned(upright, rotation)).mean())
+    return f"24 grid rotations: voxels that agree {100 * min(agreement):.4f} % at least"
+
+
+def header_check(case: Case, upright: Classes) -> str:
+    """The same voxels under every wrong header that keeps the handedness."""
+    agreement = []
+    for rotation in grid_rotations():
+        affine = np.eye(4)
+        affine[:3, :3] = rotation.numpy() @ case.volume.geometry.affine[:3, :3]
+        scan = replace(case.volume, geometry=Geometry(case.volume.data.shape, affine))
+        agreement.append((case.segment(scan) == upright).mean())
+    return f"24 headers: voxels that agree {100 * min(agreement):.4f} % at least"
+
+
+def angle_checks(case: Case) -> Iterator[str]:
+    """In other poses, each interpolated once; sides too."""
+    for axis, angle in TURNS:
+        rotation = rotation_matrix(axis, angle).numpy()
+        scan, labels = turned(case.volume, case.truth, rotation)
+        sides_there = turned(case.volume, case.true_side, rotation)[1]
+        there = replace(case, volume=scan, truth=labels, true_side=sides_there)
+        found = there.segment(scan)
+        score = np.nanmean(dice(case.merged(found), labels, len(case.predictor.model.structures)))
+        yield f"turned by {angle:g} degrees about {axis}: {score:.4f}, {there.right_side(found)}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--scan", default="t1.nii.gz", help="name of the scan of a case")
+    parser.add_argument("--labels", default="labels.nii.gz", help="name of its labels")
     parser.add_argument("--model", default="brain")
     parser.add_argument("--cases", type=int, default=None, help="only the first so many")
-    parser.add_argument(
-        "--checks", nargs="+", default=["dice", "padding"], choices=["dice", "padding", "grid", "angles"]
-    )
+    checks = ["dice", "padding", "grid", "headers", "angles"]
+    parser.add_argument("--checks", nargs="+", default=["dice", "padding"], choices=checks)
     parser.add_argument("--threads", type=int, default=None)
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     predictor = Predictor(load_model(arguments.model))
-    table, with_sides = predictor.model.structures, predictor.model.sides
     scheme = LabelScheme(**yaml.safe_load((locate_model(arguments.model) / "config.yaml").read_text())["labels"])
-    rows = {}
-    for case in sorted(p for p in arguments.folder.iterdir() if p.is_dir())[: arguments.cases]:
-        volume, manual = read_volume(case / "t1.nii.gz"), read_volume(case / "labels.nii.gz")
-        truth = scheme.to_classes(manual.data.astype(np.int64)).astype(np.uint8)
-
-        def segment(scan: Volume) -> Classes:
-            """Classes with their sides, where the model tells them."""
-            return predictor.segment(scan).classes
-
-        def merged(classes: Classes) -> Classes:
-            return classes if with_sides is None else with_sides.structure[classes]
-
-        def score(scan: Volume, labels: Classes) -> NDArray[np.float64]:
-            return dice(merged(segment(scan)), labels, len(table))
-
+    rows = []
+    for scan in sorted(arguments.folder.glob(f"**/{arguments.scan}"))[: arguments.cases]:
+        manual = read_volume(scan.with_name(arguments.labels)).data.astype(np.int64)
+        case = Case(read_volume(scan), scheme.to_classes(manual).astype(np.uint8), sides(manual), predictor)
         started = time.perf_counter()
-        upright = segment(volume)
+        upright = case.segment(case.volume)
         seconds = time.perf_counter() - started
-        rows[case.name] = dice(merged(upright), truth, len(table))
-        line = f"{case.name}: mean Dice {np.nanmean(rows[case.name]):.4f} in {seconds:.1f} s"
-        if with_sides is not None:
-            told, true = with_sides.side[upright], sides(manual.data.astype(np.int64))
-            both = (told > 0) & (true > 0)
-            line += f", side right for {100 * (told == true)[both].mean():.2f} %"
+        rows.append(dice(case.merged(upright), case.truth, len(predictor.model.structures)))
+        line = (
+            f"{scan.parent.name}: mean Dice {np.nanmean(rows[-1]):.4f} in {seconds:.1f} s, {case.right_side(upright)}"
+        )
         if "padding" in arguments.checks:
-            line += f", padded by half {np.nanmean(score(*padded(volume, truth))):.4f}"
+            line += f", padded by half {np.nanmean(case.score(*padded(case.volume, case.truth))):.4f}"
         print(line, flush=True)
         if "grid" in arguments.checks:
-            agreement = []
-            for rotation in grid_rotations():
-                data = grid_turned(volume.data, rotation)
-                # The directions of the axes stay: a scan of someone who lay differently, not another header.
-                affine = np.eye(4)
-                affine[:3, :3] = volume.geometry.axes * (rotation.abs().numpy() @ volume.geometry.spacing)
-                scan = replace(volume, data=data, geometry=Geometry(data.shape, affine))
-                agreement.append((segment(scan) == grid_turned(upright, rotation)).mean())
-            print(f"  24 grid rotations: voxels that agree {100 * min(agreement):.4f} % at least", flush=True)
+            print(f"  {grid_check(case, upright)}", flush=True)
+        if "headers" in arguments.checks:
+            print(f"  {header_check(case, upright)}", flush=True)
         if "angles" in arguments.checks:
-            for axis, angle in TURNS:
-                scores = score(*turned(volume, truth, rotation_matrix(axis, angle).numpy()))
-                print(f"  turned by {angle:g} degrees about {axis}: {np.nanmean(scores):.4f}", flush=True)
+            for line in angle_checks(case):
+                print(f"  {line}", flush=True)
     print("\nstructure                     mean   worst")
-    scores = np.array(list(rows.values()))
+    scores = np.array(rows)
     for index, name in enumerate(scheme.predicted().names):
         print(f"{name:28s} {np.nanmean(scores[:, index]):6.3f}  {np.nanmin(scores[:, index]):6.3f}")
     print(f"{'mean of all':28s} {np.nanmean(scores):6.4f}")
