@@ -101,7 +101,10 @@ def test_a_run_that_fails_is_listed(tmp_path, capsys):
         (["--set", "training.step=5"], "data_efficiency.yaml, arm steerable: step: unknown key; did you mean 'steps'?"),
         (["--set", "sizes"], "--set sizes: is not key=value"),
         (["--set", "fit.level=95"], "--set fit.level: 95 is not allowed"),
-        (["missing.yaml"], "missing.yaml: no such file and no such packaged benchmark; packaged are: data_efficiency"),
+        (
+            ["missing.yaml"],
+            "missing.yaml: no such file and no such packaged benchmark; packaged are: baselines, data_efficiency",
+        ),
         (["--data", "scans"], "data_efficiency.yaml: a data set (data) needs a training config (config)"),
         (["--data", "scans", "--set", "config=brats"], "brats: no such file and no such packaged config"),
         (["data_efficiency_brats2020", "--data", "scans"], "scans: does not exist"),
