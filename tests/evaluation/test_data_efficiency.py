@@ -158,7 +158,7 @@ def test_a_wrong_key_is_named(changes, message, tmp_path):
 
 
 def test_an_unknown_benchmark_names_the_packaged_ones(tmp_path):
-    with pytest.raises(UserError, match=r"packaged are: data_efficiency, data_efficiency_brats2020"):
+    with pytest.raises(UserError, match=r"packaged are: baselines, data_efficiency, data_efficiency_brats2020"):
         find_benchmark("efficiency", tmp_path)
 
 
