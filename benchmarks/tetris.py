@@ -1,7 +1,8 @@
 """Tetris shapes in voxels: networks trained on each shape in one pose, tested in others.
 
-The experiment of Weiler et al. (2018, arXiv:1807.02547) and of e3nn's first example at toy size. Three tests: the pose of
-the training, the 24 rotations of the grid, and random rotations, for which shapes are drawn anew. Minutes on one core:
+The experiment of Weiler et al. (2018, arXiv:1807.02547) and of e3nn's first example at toy size. Three tests: the
+pose of the training, the 24 rotations of the grid, and random rotations, for which shapes are drawn anew. Minutes on
+one core:
 
     python benchmarks/tetris.py [--steps 120] [--poses 24] [--seeds 2] [--size 20 --edge 3.5 --blur 1.2]
 
