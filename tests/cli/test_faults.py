@@ -6,7 +6,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import nibabel as nib
@@ -19,7 +18,6 @@ from voxseg.cli.main import run
 
 OUTPUTS = ("_qc.png", "_seg.json", "_seg.nii.gz", "_volumes.tsv")
 PROBABILITIES = ("_probabilities.json", "_probabilities.nii.gz")
-NOBODY = 65534
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits, users and signals are those of POSIX")
 
@@ -102,29 +100,37 @@ def test_a_disk_that_is_really_full(tmp_path, ball, model, capsys):
     assert f"{disk}: the results cannot be written (No space left on device)" in capsys.readouterr().err
 
 
-def test_a_folder_that_may_not_be_written_to(ball, model, capsys):
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
-        place = Path(name)
-        place.chmod(0o755)
-        scan, out = copy(ball, place / "scan.nii.gz"), place / "out"
-        out.mkdir()
-        out.chmod(0o555)
-        here = shutil.copytree(model, place / "model")
-        root = os.getuid() == 0
-        if root:  # who may write everywhere
-            os.setresuid(NOBODY, NOBODY, 0)
-        try:
-            code = call(scan, "--model", here, "-o", out)
-            inside = call(scan, "--model", here, "-o", out / "new")
-        finally:
-            if root:
-                os.setresuid(0, 0, 0)
-            out.chmod(0o755)
-        assert (code, inside) == (2, 2)
-        assert capsys.readouterr().err == 2 * (
-            f"voxseg: {out}: may not be written to (no permission); choose another folder with -o\n"
-        )
-        assert names(out) == []
+READ_ONLY_ROOT = """
+import ctypes, json, os, sys
+from voxseg.cli.main import run
+
+if os.getuid() == 0:  # root may write everywhere: only the right to read everything is kept
+    version, read_everything = 0x20080522, 1 << 2  # _LINUX_CAPABILITY_VERSION_3, CAP_DAC_READ_SEARCH
+    rights = (ctypes.c_uint32 * 6)(read_everything, read_everything, 0, 0, 0, 0)
+    if ctypes.CDLL(None, use_errno=True).capset((ctypes.c_uint32 * 2)(version, 0), rights):
+        sys.exit(os.strerror(ctypes.get_errno()))
+codes = []
+for arguments in json.loads(sys.argv[1]):
+    try:
+        run(["predict", *arguments, "--threads", "1", "--device", "cpu"])
+    except SystemExit as end:
+        codes.append(end.code)
+sys.exit(0 if codes == [2, 2] else f"exit codes {codes}")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" and os.getuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_to(ball, model, tmp_path):
+    scan, out = copy(ball, tmp_path / "scan.nii.gz"), tmp_path / "out"
+    out.mkdir()
+    out.chmod(0o555)
+    calls = [[str(scan), "--model", str(model), "-o", str(folder)] for folder in (out, out / "new")]
+    program = [sys.executable, "-c", READ_ONLY_ROOT, json.dumps(calls)]
+    ended = subprocess.run(program, capture_output=True, text=True, check=False)
+    out.chmod(0o755)
+    refusal = f"voxseg: {out}: may not be written to (no permission); choose another folder with -o\n"
+    assert (ended.returncode, ended.stderr) == (0, 2 * refusal)
+    assert names(out) == []
 
 
 # Kills, and two at once
