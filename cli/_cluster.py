@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from voxseg.cli._allocator import keep_freed_memory
 from voxseg.cli._case import CaseWork, Failure, ModelError, Settings, SkippedError, Written, failure_of
 from voxseg.cli._cases import Task
 from voxseg.cli._progress import REPORT_STAGE, STAGES, ManyCases, say
-from voxseg.data.staging import temporary_name
+from voxseg.data.staging import remove_leftovers
 from voxseg.errors import UserError
 from voxseg.inference.cluster import LostError, memory_of_worker, open_cluster, threads_of_worker
 from voxseg.inference.pipeline import Throughput
@@ -101,11 +100,11 @@ class _Watcher:
     def __init__(self, tasks: Sequence[Task], teller: Teller, settings: Settings, where: str) -> None:
         self.tasks, self.teller, self.settings, self.where = tasks, teller, settings, where
         self.bar = ManyCases(len(tasks), STAGES | (REPORT_STAGE if settings.report else {}))
-        self.processes: dict[int, list[int]] = {}  # that have begun a case and of which nothing more is known
+        self.processes: set[int] = set()  # that have begun a case
         self.patience = APPEARING
 
     def began(self, index: int, process: int, attempt: int) -> None:
-        self.processes.setdefault(index, []).append(process)
+        self.processes.add(process)
         if attempt > 1:
             say(f"voxseg: {self.tasks[index].subject}: its worker was lost, it is done again", error=True)
 
@@ -119,11 +118,8 @@ class _Watcher:
         task = self.tasks[index]
         self.bar.ended(index)
         if isinstance(result, LostError):
-            self._clear(index)
             self.teller.failed(Failure(task.subject, f"{task.subject}: {result}", False))
             return
-        self.processes[index] = self.processes.get(index, [])[:-1]  # the last one has ended well
-        self._clear(index)
         if result.model is not None:
             raise self._told_of_model(result)
         if result.plan is not None:
@@ -139,18 +135,13 @@ class _Watcher:
             self.teller.failed(self._told_here(task, result))
 
     def close(self) -> None:
-        """Take the bar away, and what is left of cases that have not ended."""
-        self.bar.close()
-        for index in list(self.processes):
-            self._clear(index)
+        """Take the bar away, and the temporary files that lost workers have left: nobody else will.
 
-    def _clear(self, index: int) -> None:
-        """Remove the temporary files of processes that were lost on a case: nobody else will."""
-        task = self.tasks[index]
-        for process in self.processes.pop(index, []):
-            for path in CaseWork(self.settings).outputs(task):
-                with suppress(OSError):
-                    temporary_name(path, process).unlink()
+        Of all cases: what a worker did last before it was lost may not have been heard of.
+        """
+        self.bar.close()
+        work = CaseWork(self.settings)
+        remove_leftovers([path for task in self.tasks for path in work.outputs(task)], self.processes)
 
     def _appears(self, files: Sequence[Path]) -> bool:
         """Whether files that a worker has written are here, or come within some seconds."""
@@ -193,11 +184,11 @@ def _segment(settings: Settings, own: bool, item: Task, progress: Callable[[str,
         progress: called with stages and the fraction that is done of each.
     """
     global _work
-    from voxseg.inference.memory import DEFAULT_LIMIT
+    from voxseg.inference.memory import WORKER_LIMIT
 
     if own:
         keep_freed_memory()
-    limit = settings.max_memory or DEFAULT_LIMIT
+    limit = settings.max_memory or WORKER_LIMIT
     limit = min(limit, memory_of_worker() or limit)
     here = replace(settings, max_memory=limit, threads=settings.threads or threads_of_worker())
     if _work is None or _work.settings != here:

@@ -38,7 +38,11 @@ Threads = Annotated[
 ]
 MaxMemory = Annotated[
     float | None,
-    typer.Option(min=1.0, metavar="GB", help="Memory to stay within on the CPU; 4 or what is free by default."),
+    typer.Option(
+        min=1.0,
+        metavar="GB",
+        help="Memory to stay within on the CPU; by default 2.5, and more for a scan of over 256^3 voxels.",
+    ),
 ]
 ImageFiles = Annotated[
     list[str] | None,

@@ -26,7 +26,7 @@ from voxseg.data.segmentation import write_segmentation
 from voxseg.data.staging import staged
 from voxseg.data.volume import Volume, read_volume
 from voxseg.errors import UserError
-from voxseg.inference.memory import DEFAULT_LIMIT, resident_memory
+from voxseg.inference.memory import default_limit, resident_memory
 from voxseg.inference.model import Model
 from voxseg.inference.model import load_model as read_model
 from voxseg.inference.predictor import Predictor, Segmentation
@@ -113,7 +113,7 @@ class SegmentationModel:
         self.images = list(model.config.preparation.images)
         self.table = model.table
         self._predictor = Predictor(model, device)
-        self._bytes = DEFAULT_LIMIT if max_memory is None else int(max_memory * 1e9)
+        self._bytes = None if max_memory is None else int(max_memory * 1e9)
 
     @property
     def name(self) -> str:
@@ -143,7 +143,8 @@ class SegmentationModel:
             volumes = [_volume(given, called, affine, spacing) for called, given in self._of_case(image, name)]
             inputs = [describe_image(volume, called) for volume, called in zip(volumes, self.images, strict=True)]
             # Notebooks hold data of their own: what they have taken already is no reason to work in small windows.
-            self._predictor.max_memory = resident_memory() + self._bytes
+            usual = default_limit(volumes[0].data.size)
+            self._predictor.max_memory = resident_memory() + (self._bytes or usual)
             segmentation = self._predictor.segment(
                 volumes if len(volumes) > 1 else volumes[0], progress or (lambda stage, fraction: None)
             )

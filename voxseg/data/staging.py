@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from voxseg.errors import UserError
 
-__all__ = ["remove_leftovers", "staged", "temporary_name", "write_complete", "write_text"]
+__all__ = ["TEMPORARY", "remove_leftovers", "staged", "temporary_name", "write_complete", "write_text"]
+
+TEMPORARY = re.compile(r"\.(\d+)\.(.+)", re.DOTALL)
+"""Names that `temporary_name` gives: the process and the final name."""
 
 
 @contextmanager
@@ -52,23 +55,27 @@ def temporary_name(target: Path, process: int) -> Path:
     return target.with_name(f".{process}.{target.name}")
 
 
-def remove_leftovers(targets: Sequence[Path]) -> None:
-    """Remove what processes of this machine have left of such files when they were killed.
-
-    Only for whoever knows that no process of another machine is writing them: its number may mean nothing here.
+def remove_leftovers(targets: Sequence[Path], processes: Collection[int] | None = None) -> None:
+    """Remove what processes have left of such files when they were killed.
 
     Args:
         targets: final paths.
+        processes: which have ended with them; None for those of this machine that do not run, which is for whoever
+            knows that no process of another machine is writing: its number may mean nothing here.
     """
-    if os.name == "nt":  # there is no looking for a process by its number
+    if processes is None and os.name == "nt":  # there is no looking for a process by its number
         return
-    for folder in {target.parent for target in targets}:
-        names = "|".join(re.escape(target.name) for target in targets if target.parent == folder)
-        form = re.compile(rf"\.(\d+)\.(?:{names})(?:\.raw)?")
+    folders: dict[Path, set[str]] = {}
+    for target in targets:
+        folders.setdefault(target.parent, set()).add(target.name)
+    for folder, names in folders.items():
         with suppress(OSError):
             for entry in list(os.scandir(folder)):
-                found = form.fullmatch(entry.name)
-                if found and not _runs(int(found[1])):
+                found = TEMPORARY.fullmatch(entry.name)
+                if found is None or not names & {found[2], found[2].removesuffix(".raw")}:
+                    continue
+                process = int(found[1])
+                if process in processes if processes is not None else not _runs(process):
                     Path(entry).unlink(missing_ok=True)
 
 

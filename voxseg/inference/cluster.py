@@ -313,10 +313,10 @@ def _start_local(
     import dask
     from distributed import LocalCluster
 
-    from voxseg.inference.memory import DEFAULT_LIMIT, free_memory
+    from voxseg.inference.memory import WORKER_LIMIT, free_memory
 
     free, cores = free_memory(), _cores()
-    limit = max_memory or DEFAULT_LIMIT
+    limit = max_memory or WORKER_LIMIT
     if workers is None:
         workers = max(1, min(cores, cores if free is None else int(0.9 * free) // limit))
     workers = min(workers, cases)
@@ -365,12 +365,12 @@ def slurm_arguments(max_memory: int | None, threads: int | None) -> dict[str, An
     """
     import dask
 
-    from voxseg.inference.memory import DEFAULT_LIMIT
+    from voxseg.inference.memory import WORKER_LIMIT
 
     shared = "jobqueue.slurm.shared-temp-directory"
     memory = dask.config.get("jobqueue.slurm.memory", None)
     if max_memory is not None or memory is None:
-        memory = f"{int((max_memory or DEFAULT_LIMIT) / ROOM / 1e6)}MB"
+        memory = f"{int((max_memory or WORKER_LIMIT) / ROOM / 1e6)}MB"
     cpus = threads or dask.config.get("jobqueue.slurm.job-cpu", None) or dask.config.get("jobqueue.slurm.cores", None)
     exports = [
         f"export DASK_{key.replace('.', '__').replace('-', '_').upper()}={value}" for key, value in ALLOW_ALL.items()

@@ -16,20 +16,34 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_LIMIT",
     "NETWORK_CONSTANT",
+    "WORKER_LIMIT",
+    "default_limit",
     "free_memory",
     "network_bytes",
     "resident_memory",
     "reusable_memory",
 ]
 
-DEFAULT_LIMIT = 4 * 10**9
-"""Bytes that the whole process may take if nothing else is said."""
+DEFAULT_LIMIT = 25 * 10**8
+"""Bytes that the whole process may take if nothing else is said, for a scan of `USUAL_VOXELS` or fewer."""
+
+USUAL_VOXELS = 256**3
+LARGER = 16
+"""Bytes that a larger scan may take by default for each further voxel: it has to be held, with its labels."""
+
+WORKER_LIMIT = 4 * 10**9
+"""Bytes that a worker of a cluster is given if nothing else is said, before any scan of it is known."""
 
 FOREIGN_BYTES = 4 * 600
 """What a network that is not ours is taken to need for each voxel, where nobody has measured it."""
 
 NETWORK_CONSTANT = 300 * 10**6
 """Bytes of a network's temporaries, which are held in slabs of fixed size."""
+
+
+def default_limit(voxels: int) -> int:
+    """Bytes that the whole process may take for a scan of so many voxels if nothing else is said."""
+    return DEFAULT_LIMIT + LARGER * max(0, voxels - USUAL_VOXELS)
 
 
 def network_bytes(config: NetworkConfig) -> int:

@@ -23,7 +23,7 @@ from voxseg.data.resample import memory_order
 from voxseg.data.volume import Volume
 from voxseg.errors import UserError
 from voxseg.inference.confidence import ExpectedDice
-from voxseg.inference.memory import DEFAULT_LIMIT, free_memory, network_bytes, resident_memory, reusable_memory
+from voxseg.inference.memory import default_limit, free_memory, network_bytes, resident_memory, reusable_memory
 from voxseg.inference.model import Model
 from voxseg.inference.pieces import found, keep_largest, largest_and_others
 from voxseg.inference.plan import Plan, Run, choose_run
@@ -97,7 +97,8 @@ class Predictor:
         model: as `load_model` gives it, or built in memory. Its network is used as it is where it already is on the
             device, otherwise copied there: it is never moved.
         device: `auto` (CUDA if there is a GPU, otherwise the CPU), `cpu`, `cuda`, `mps`, or any name torch knows.
-        max_memory: bytes that the whole process may take on the CPU; by default 4 GB, or what is free if that is less.
+        max_memory: bytes that the whole process may take on the CPU; by default 2.5 GB and more for a scan of over
+            256^3 voxels (`default_limit`), or what is free if that is less.
         window: voxels of the sides of the windows that the network runs in; by default the whole grid is one, or as
             large a part as fits into memory.
         reserved: bytes of `max_memory` that are left to others, such as a thread that reads the next scan.
@@ -133,7 +134,7 @@ class Predictor:
         preparing = preparation_bytes([volume.data for volume in volumes], scan, config.preparation)
         # What is there while the network runs: the prepared images and the result.
         held = 4 * len(volumes) * math.prod(grid.shape) + math.prod(scan.shape)
-        left = self._allowed()
+        left = self._allowed(scan)
         run = self._choose(grid, scan, left - held, 2 if probabilities else None)
         used = resident_memory() - reusable_memory()
         # The result is counted, turned into labels, compared and drawn in the end.
@@ -170,7 +171,7 @@ class Predictor:
         layout = memory_order(volumes[0].data)
         job = _Job(prepared, volumes[0].geometry, layout, probabilities, seconds, progress, self._expected())
         stored = None if probabilities is None else 2
-        run = self._choose(prepared.grid, job.scan, self._allowed() - math.prod(job.scan.shape), stored)
+        run = self._choose(prepared.grid, job.scan, self._allowed(job.scan) - math.prod(job.scan.shape), stored)
         classes: NDArray[np.uint8] | None = None
         if run.window is None:
             try:
@@ -214,10 +215,10 @@ class Predictor:
         regions = self.model.config.output.regions
         return ExpectedDice(len(regions) or len(self.model.structures), bool(regions))
 
-    def _allowed(self) -> int:
-        """Bytes that may still be taken on the CPU."""
+    def _allowed(self, scan: Geometry) -> int:
+        """Bytes that may still be taken on the CPU for a scan."""
         reusable, free = reusable_memory(), free_memory()
-        limit = self.max_memory if self.max_memory is not None else DEFAULT_LIMIT
+        limit = self.max_memory if self.max_memory is not None else default_limit(math.prod(scan.shape))
         left = limit - resident_memory() + reusable - self.reserved
         return left if free is None else min(left, int(free * 0.9) + reusable)
 

@@ -16,21 +16,23 @@ from torch import Tensor
 __all__ = ["gaussian_weights", "in_planes", "in_windows", "window_count", "window_starts"]
 
 SIGMA = 0.125  # of the window's length, as nnU-Net and MONAI have it
-OVERLAP = 0.5
+OVERLAP = 32
+"""Voxels that a window shares with the next one: half of the small windows that networks are trained on. Half of a
+large one costs up to twice the work and does not change the scores (benchmarks/speed_log.md)."""
 
 
-def window_starts(length: int, window: int, overlap: float = OVERLAP) -> list[int]:
+def window_starts(length: int, window: int, overlap: int = OVERLAP) -> list[int]:
     """Where the windows on one axis begin: evenly spread, and the same seen from either end.
 
     Args:
         length: voxels of the axis.
         window: voxels of the window, at most `length`.
-        overlap: least fraction of a window that the next one covers too.
+        overlap: voxels that a window shares with the next one at least; half the window if that is less.
     """
     room = length - window
     if room <= 0:
         return [0]
-    count = math.ceil(room / max(1, math.floor(window * (1 - overlap)))) + 1
+    count = math.ceil(room / max(1, window - min(overlap, (window + 1) // 2))) + 1
     if count % 2 and room % 2:
         count += 1  # the middle window of an odd number would lie half a voxel off
     half = [i * room // (count - 1) for i in range(count // 2)]
@@ -38,9 +40,9 @@ def window_starts(length: int, window: int, overlap: float = OVERLAP) -> list[in
     return half + middle + [room - start for start in reversed(half)]
 
 
-def window_count(shape: Sequence[int], window: Sequence[int], overlap: float = OVERLAP) -> int:
+def window_count(shape: Sequence[int], window: Sequence[int]) -> int:
     """Windows that it takes to cover a volume."""
-    return math.prod(len(window_starts(n, min(n, w), overlap)) for n, w in zip(shape, window, strict=True))
+    return math.prod(len(window_starts(n, min(n, w))) for n, w in zip(shape, window, strict=True))
 
 
 def gaussian_weights(window: Sequence[int]) -> Tensor:
@@ -57,7 +59,6 @@ def in_windows(
     image: Tensor,
     window: Sequence[int],
     channels: int,
-    overlap: float = OVERLAP,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Tensor:
     """Weighted mean of what `predict` says in all windows that hold a voxel.
@@ -67,7 +68,6 @@ def in_windows(
         image: `[1, C, X, Y, Z]`.
         window: voxels of a window; an axis that is shorter than it is taken whole.
         channels: of the result.
-        overlap: least fraction of a window that the next one covers too.
         progress: called with the fraction done.
 
     Returns:
@@ -78,7 +78,7 @@ def in_windows(
     weights = gaussian_weights(size).to(image.device)
     result = torch.zeros(1, channels, *shape, device=image.device)
     total = torch.zeros(shape, device=image.device)
-    corners = list(product(*(window_starts(n, w, overlap) for n, w in zip(shape, size, strict=True))))
+    corners = list(product(*(window_starts(n, w) for n, w in zip(shape, size, strict=True))))
     for done, corner in enumerate(corners, start=1):
         x, y, z = (slice(start, start + w) for start, w in zip(corner, size, strict=True))
         output = predict(image[:, :, x, y, z]).to(image.device, torch.float32)
@@ -94,7 +94,6 @@ def in_planes(
     window: Sequence[int],
     channels: int,
     axis: int = 0,
-    overlap: float = OVERLAP,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Iterator[Tensor]:
     """What `in_windows` gives, in pieces across an axis, while no more is held than one row of windows covers.
@@ -107,7 +106,6 @@ def in_planes(
         window: voxels of a window; an axis that is shorter than it is taken whole.
         channels: of the result.
         axis: across which the pieces are cut.
-        overlap: least fraction of a window that the next one covers too.
         progress: called with the fraction done.
 
     Yields:
@@ -120,7 +118,7 @@ def in_planes(
     shape = source.shape[2:]
     size = [min(n, window[a]) for n, a in zip(shape, order, strict=True)]
     weights = gaussian_weights(size).to(image.device)
-    rows, *across = (window_starts(n, w, overlap) for n, w in zip(shape, size, strict=True))
+    rows, *across = (window_starts(n, w) for n, w in zip(shape, size, strict=True))
     sums = torch.zeros(channels, size[0], *shape[1:], device=image.device)
     total = torch.zeros(size[0], *shape[1:], device=image.device)
     empty: Tensor | None = None

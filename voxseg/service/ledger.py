@@ -8,7 +8,6 @@ complete. A case that failed has `NAME_failed.json` among the results too; whoev
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,14 +15,13 @@ from pathlib import Path
 from typing import Literal
 
 from voxseg.data.locks import lock_file
-from voxseg.data.staging import write_text
+from voxseg.data.staging import TEMPORARY, write_text
 from voxseg.errors import UserError
 
 __all__ = ["FAILED", "Ledger", "Record"]
 
 FOLDER = ".watch"
 FAILED = "_failed.json"
-STAGED = re.compile(r"\.\d+\.(.+)", re.DOTALL)  # as `voxseg.data.staging.temporary_name` has it
 
 
 @dataclass(frozen=True)
@@ -109,8 +107,8 @@ class Ledger:
         names = {path.name for path in (*outputs, self._failed(case), self._record(case))}
         for folder in (self.results, self.folder):
             for path in folder.iterdir():
-                staged = STAGED.fullmatch(path.name)
-                if staged and staged[1] in names:
+                staged = TEMPORARY.fullmatch(path.name)
+                if staged and staged[2] in names:
                     path.unlink(missing_ok=True)
 
     @contextmanager
