@@ -34,6 +34,9 @@ def plan(
         typer.Option(min=0.5, help="GB that training may take; what is free by default.", show_default=False),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    group: Annotated[
+        str, typer.Option(help="Of the network: SO3, or O3, which mirrors too and cannot tell left from right.")
+    ] = "SO3",
     timing: Annotated[bool, typer.Option("--timing/--no-timing", help="Time a few steps, about 20 s.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
 ) -> None:
@@ -50,6 +53,8 @@ def plan(
         raise UserError(output, "is not the name of a YAML file", f"write -o {output.with_suffix('.yaml')}")
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device {device}", "is not known", "use auto, cpu or cuda")
+    if group not in ("SO3", "O3"):
+        raise UserError(f"--group {group}", "is not known", "use SO3 or O3")
     paths = _patterns(patterns or [])
     dataset = find_dataset(folder, "patterns" if paths else layout, paths)
 
@@ -59,7 +64,7 @@ def plan(
     from voxseg.planning.make_plan import plan_dataset
 
     wanted = [name.strip() for name in images.split(",") if name.strip()] if images else None
-    summary = plan_dataset(dataset, output, folder, wanted, paths, spacing, memory, device, timing, sys.stderr)
+    summary = plan_dataset(dataset, output, folder, wanted, paths, spacing, memory, device, timing, sys.stderr, group)
     import yaml
 
     config = yaml.safe_load(output.read_text(encoding="utf-8"))

@@ -16,6 +16,7 @@ from voxseg.networks import HOSTED, ForeignNetwork, NetworkConfig, build_network
 from voxseg.testing import exact_error
 from voxseg.training.config import TrainingConfig, load_config
 from voxseg.training.config_file import find_config, find_network, packaged_baselines
+from voxseg.training.schedule import update_average
 
 
 def packaged(name: str, **options: object) -> NetworkConfig:
@@ -88,7 +89,9 @@ def test_every_weight_is_reached_and_comes_back_from_its_state(hosted: ForeignNe
     assert not idle
     torch.manual_seed(1)
     other = build_network(network.config).double()
-    other.load_state_dict(hosted.state_dict())
+    averaged = copy.deepcopy(other)
+    update_average(averaged, hosted, 0.0)
+    other.load_state_dict(averaged.state_dict())  # what a training keeps is a copy's
     with torch.no_grad():
         torch.testing.assert_close(other.eval()(x), hosted(x), rtol=1e-12, atol=1e-12)
 

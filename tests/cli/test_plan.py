@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from voxseg.cli import main
+from voxseg.networks import build_network
 from voxseg.planning.step_rate import StepTime
 from voxseg.training.config import load_config
 
@@ -108,6 +109,14 @@ def test_ct_of_the_decathlon(decathlon, tmp_path, capsys):
     assert not config.preparation.crop, "the box around a head means nothing in CT"
     assert 0.8 < config.preparation.spacing <= (0.8 * 0.8 * 2.0) ** (1 / 3) + 0.05
     assert config.labels.outputs == ["organ"]
+    text = voxseg_plan(
+        decathlon, "-o", output, "--force", "--device", "cpu", "--no-timing", "--group", "O3", capsys=capsys
+    )
+    assert "warning" not in text, "without sides, reflections break nothing"
+    config = load_config(output)
+    assert config.network.group == "O3"
+    assert all("1o" in level for level in config.network.levels)
+    assert len(list(build_network(config.network).parameters())) > 20, "every field can be made"
     assert f"'{decathlon}'" in text, "a path with a space is quoted"
 
 
@@ -129,6 +138,11 @@ def test_regions_and_sides_of_nnunet(tmp_path, capsys):
     config = load_config(tmp_path / "a.yaml")
     assert list(config.preparation.images) == ["T2w"]
     assert config.labels.predicted().mirrored().tolist() == [0, 2, 1]
+    assert config.network.group == "SO3"
+    text = voxseg_plan(*arguments, "--force", "--group", "O3", capsys=capsys)
+    assert "warning   labels have sides (kidney_left and 1 more), and a network of group O3 cannot tell" in text
+    assert "use group SO3, merge the sides" in text
+    assert load_config(tmp_path / "a.yaml").network.group == "O3"
     description["labels"] = {"background": 0, "whole": [1, 2], "core": [2]}
     (folder / "dataset.json").write_text(json.dumps(description))
     voxseg_plan(folder, "-o", tmp_path / "b.yaml", "--device", "cpu", "--no-timing", capsys=capsys)
@@ -175,6 +189,7 @@ def test_an_existing_file_is_kept_without_force(brats, tmp_path, capsys):
     [
         (["--images", "t1n,pd"], "--images pd: is in no case; the data set has t1n, t1c, t2w, t2f"),
         (["--device", "abacus"], "--device abacus"),
+        (["--group", "SO2"], "--group SO2: is not known"),
         (["--layout", "shelf"], "layout shelf: is not known"),
         (["--pattern", "t1"], "--pattern t1: is not NAME=PATH"),
         (["--memory", "0.6", "--device", "cpu"], "0.6 GB of memory: is too little"),

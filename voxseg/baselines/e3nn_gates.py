@@ -24,6 +24,7 @@ blocks is voxseg's.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -221,7 +222,9 @@ class E3nnGates(Baseline):
         super().__init__()
         self.group = group
         layers = E3nnLayers(group, norm, diameter=diameter, radial=radial, filter_degree=filter_degree)
-        self.unet = UNet(skeleton(in_channels, out_channels, levels, group), layers)
+        # e3nn's generated code has constants that become buffers when it is copied, as the averaged weights of a
+        # training are: without a first copy here, weights of a copy would not fit a network made anew.
+        self.unet = copy.deepcopy(UNet(skeleton(in_channels, out_channels, levels, group), layers))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, in_channels, X, Y, Z]`` to logits ``[B, out_channels, X, Y, Z]``."""

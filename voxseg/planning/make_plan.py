@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
 import torch
 import yaml
@@ -22,6 +22,7 @@ from voxseg.planning.plan_file import render
 from voxseg.planning.step_rate import StepTime, faster_precision, time_step
 from voxseg.training.config import TrainingConfig
 from voxseg.training.environment import select_device
+from voxseg.training.symmetry import broken_symmetry
 
 __all__ = ["find_machine", "plan_dataset"]
 
@@ -40,6 +41,7 @@ def plan_dataset(
     device: str,
     timing: bool,
     terminal: TextIO,
+    group: Literal["SO3", "O3"] = "SO3",
 ) -> str:
     """Plan, and write the config.
 
@@ -54,6 +56,7 @@ def plan_dataset(
         device: "auto", "cpu" or "cuda".
         timing: whether steps are timed.
         terminal: for the progress.
+        group: of the network.
 
     Returns:
         A summary for people.
@@ -70,15 +73,15 @@ def plan_dataset(
             bar.update(done - bar.n)
 
         fingerprint = take_fingerprint(dataset, images, patterns, progress)
-    plan = make_plan(fingerprint, machine, spacing)
+    plan = make_plan(fingerprint, machine, spacing, group)
     taken: StepTime | None = None
     if timing:
         print("timing a few steps ...", file=terminal, flush=True)
         plan, taken = _timed(plan, machine)
     text = render(plan, fingerprint, _name(output), str(folder))
-    TrainingConfig.model_validate(yaml.safe_load(text))
+    warning = broken_symmetry(TrainingConfig.model_validate(yaml.safe_load(text)))
     write_text(output, text)
-    return _summary(plan, fingerprint, machine, taken, output, folder)
+    return _summary(plan, fingerprint, machine, taken, output, folder, warning)
 
 
 def find_machine(device: str, memory: float | None) -> Machine:
@@ -118,7 +121,13 @@ def _name(output: Path) -> str:
 
 
 def _summary(
-    plan: Plan, fingerprint: Fingerprint, machine: Machine, taken: StepTime | None, output: Path, folder: Path
+    plan: Plan,
+    fingerprint: Fingerprint,
+    machine: Machine,
+    taken: StepTime | None,
+    output: Path,
+    folder: Path,
+    warning: str | None,
 ) -> str:
     """What was found and decided, in a few lines."""
     window, case = ([f"{n * plan.spacing:.0f}" for n in size] for size in (plan.window, plan.case_size))
@@ -149,6 +158,8 @@ def _summary(
         lines.append(
             f"{'note':<9} too slow here for an evening: use a GPU, or a coarser grid (--spacing {2 * plan.spacing:g})"
         )
+    if warning:
+        lines.append(f"{'warning':<9} {warning}")
     source = folder if str(folder).isprintable() and " " not in str(folder) else f"'{folder}'"
     return "\n".join([*lines, "", f"voxseg train {output} --data {source}"])
 

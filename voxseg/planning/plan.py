@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -97,13 +98,16 @@ class Plan:
     steps_per_hour: float | None = None
 
 
-def make_plan(fingerprint: Fingerprint, machine: Machine, spacing: float | None = None) -> Plan:
+def make_plan(
+    fingerprint: Fingerprint, machine: Machine, spacing: float | None = None, group: Literal["SO3", "O3"] = "SO3"
+) -> Plan:
     """All decisions.
 
     Args:
         fingerprint: of the data set.
         machine: that the training shall run on.
         spacing: of the working grid, if it is given.
+        group: of the network; one of ``O3`` cannot tell left from right.
 
     Raises:
         UserError: the labels are too many, or the memory is too small for the smallest window.
@@ -122,7 +126,7 @@ def make_plan(fingerprint: Fingerprint, machine: Machine, spacing: float | None 
         batch=1,
         accumulate=1,
         network=NetworkConfig.model_validate(
-            {"in_channels": len(fingerprint.images), "out_channels": channels, "spacing": spacing}
+            {"in_channels": len(fingerprint.images), "out_channels": channels, "spacing": spacing, "group": group}
         ),
         labels=labels,
         folds=min(5, fingerprint.subjects),
@@ -210,12 +214,16 @@ def choose_network(base: NetworkConfig, window: Size, device: str, checkpointing
         (levels for channels, levels in WIDTHS.items() if channels >= max(least, base.out_channels)),
         WIDTHS[max(WIDTHS)],
     )
+    levels = (finest, second, *[coarse] * (depth - 2))
+    if base.group == "O3":  # gradients of scalars are vectors that a mirror turns, 1o; 1e would be pseudovectors
+        levels = tuple(level.replace("1e", "1o") for level in levels)
     return NetworkConfig.model_validate(
         {
             "in_channels": base.in_channels,
             "out_channels": base.out_channels,
             "spacing": base.spacing,
-            "levels": (finest, second, *[coarse] * (depth - 2)),
+            "group": base.group,
+            "levels": levels,
             "encoder_convolutions": (1,) + (2,) * (depth - 1),
             "decoder_convolutions": (1,) * (depth - 1),
             "checkpointing": checkpointing,

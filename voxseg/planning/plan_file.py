@@ -159,6 +159,8 @@ def _network(plan: Plan) -> str:
         lines.append(
             _note(f"  group: {network.group}", "labels have sides: a network of O3 could not tell left from right")
         )
+    elif network.group == "O3":
+        lines.append(_note("  group: O3", "turns and mirrors alike"))
     if network.checkpointing:
         lines.append(_note("  checkpointing: true", "less memory, more time"))
     return "\n".join(lines) + "\n"

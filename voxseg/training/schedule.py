@@ -52,5 +52,5 @@ def update_average(averaged: nn.Module, network: nn.Module, decay: float) -> Non
     """
     for mean, weight in zip(averaged.parameters(), network.parameters(), strict=True):
         mean.lerp_(weight.to(mean.dtype), 1 - decay)
-    for kept, buffer in zip(averaged.buffers(), network.buffers(), strict=True):
-        kept.copy_(buffer)
+    for name, buffer in network.named_buffers():
+        averaged.get_buffer(name).copy_(buffer)
