@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import TextIO
 
 import torch
 import yaml
@@ -41,7 +41,7 @@ def plan_dataset(
     device: str,
     timing: bool,
     terminal: TextIO,
-    group: Literal["SO3", "O3"] = "SO3",
+    group: str = "SO3",
 ) -> str:
     """Plan, and write the config.
 

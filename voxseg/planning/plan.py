@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
@@ -98,9 +97,7 @@ class Plan:
     steps_per_hour: float | None = None
 
 
-def make_plan(
-    fingerprint: Fingerprint, machine: Machine, spacing: float | None = None, group: Literal["SO3", "O3"] = "SO3"
-) -> Plan:
+def make_plan(fingerprint: Fingerprint, machine: Machine, spacing: float | None = None, group: str = "SO3") -> Plan:
     """All decisions.
 
     Args:
