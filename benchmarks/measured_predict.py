@@ -1,6 +1,6 @@
 """What `voxseg predict` does of one scan, with the time and the peak memory of each stage, as one line of JSON.
 
-    python benchmarks/measured_predict.py SCAN -o FOLDER [--model brain] [--threads 2] [--max-memory 4] [--operators]
+    python benchmarks/measured_predict.py SCAN -o FOLDER [--model brain] [--threads 2] [--max-memory GB] [--operators]
 
 `predict_speed.py` and `predict_scaling.py` start it as a process of its own for each figure. The stages are those of
 the command line; "starting" is Python and this program. `--operators` adds the seconds of each operator of the network,
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--model", default="brain")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--max-memory", type=float, default=4.0)
+    parser.add_argument("--max-memory", type=float, help="GB; what voxseg predict allows by default")
     parser.add_argument("--window", type=int)
     parser.add_argument("--operators", action="store_true")
     parser.add_argument("--probabilities", action="store_true")
@@ -78,7 +78,7 @@ def main() -> None:
 
     torch.set_num_threads(arguments.threads)
     stages("loading")
-    limit = int(arguments.max_memory * 1e9)
+    limit = None if arguments.max_memory is None else int(arguments.max_memory * 1e9)
     predictor = Predictor(load_model(arguments.model), "cpu", limit, arguments.window)
     stages("reading")
     volume = read_volume(arguments.scan)
