@@ -16,7 +16,8 @@ from voxseg.cli._cases import Task
 from voxseg.cli._progress import REPORT_STAGE, STAGES, ManyCases, say
 from voxseg.data.staging import remove_leftovers
 from voxseg.errors import UserError
-from voxseg.inference.cluster import LostError, memory_of_worker, open_cluster, threads_of_worker
+from voxseg.inference.cluster import LostError, memory_of_worker, threads_of_worker
+from voxseg.inference.cluster_start import open_cluster
 from voxseg.inference.pipeline import Throughput
 
 if TYPE_CHECKING:

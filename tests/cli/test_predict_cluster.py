@@ -181,7 +181,7 @@ def test_a_wrong_model_is_told_once(tmp_path, model, capsys, running):
     ],
 )
 def test_what_cannot_be_a_cluster(tmp_path, model, capsys, monkeypatch, arguments, message):
-    monkeypatch.setattr("voxseg.inference.cluster.ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("voxseg.inference.cluster_start.ANSWER_SECONDS", 0.5)
     scans = save(tmp_path, 1)
     assert call(*scans, "--model", model, *arguments) == 2
     errors = capsys.readouterr().err
