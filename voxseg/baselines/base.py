@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from voxseg.networks import NetworkConfig
+from voxseg.networks.unet import Triple
 from voxseg.testing import grid_rotations
 
-__all__ = ["Baseline", "Group", "skeleton"]
+__all__ = ["Baseline", "Group", "sampled", "skeleton"]
 
 Group = Literal["SO3", "O3"]
 
@@ -53,3 +55,15 @@ def skeleton(in_channels: int, out_channels: int, levels: Sequence[str], group: 
             "deep_supervision": False,
         }
     )
+
+
+def sampled(x: Tensor, stride: Triple) -> Tensor:
+    """What lies at the centres of a strided convolution: every second voxel of an odd axis, means of two of an even."""
+    for axis, step in enumerate(stride, start=2):
+        if step == 1:
+            continue
+        if x.shape[axis] % 2:
+            x = x.index_select(axis, torch.arange(0, x.shape[axis], step, device=x.device))
+        else:
+            x = x.unflatten(axis, (-1, step)).mean(axis + 1)
+    return x

@@ -44,7 +44,7 @@ from voxseg.steerable.layout import as_rows, as_volume
 from voxseg.steerable.separable import symmetric_padding
 from voxseg.testing import grid_rotations
 
-from .base import Baseline, Group, skeleton
+from .base import Baseline, Group, sampled, skeleton
 
 __all__ = ["E3nnConvolution", "E3nnGateBlock", "E3nnGates", "E3nnLayers"]
 
@@ -107,7 +107,7 @@ class E3nnConvolution(nn.Module):
         kernel = self.kernel(lattice).to(x.dtype)
         padding = [symmetric_padding(n, stride) for n, stride in zip(kernel.shape[2:], self.stride, strict=True)]
         y = F.conv3d(x, kernel, None, self.stride, padding)
-        at_centre = x if self.stride == (1, 1, 1) else _sampled(x, self.stride)
+        at_centre = x if self.stride == (1, 1, 1) else sampled(x, self.stride)
         return y + _on_rows(self.centre, at_centre)
 
 
@@ -240,15 +240,3 @@ class E3nnGates(Baseline):
 def _on_rows(module: nn.Module, x: Tensor) -> Tensor:
     """A module of e3nn, whose channels come last, at each voxel."""
     return as_volume(module(as_rows(x)), (x.shape[0], *x.shape[2:]))
-
-
-def _sampled(x: Tensor, stride: Triple) -> Tensor:
-    """What lies at the centres of a strided convolution: every second voxel of an odd axis, means of two of an even."""
-    for axis, step in enumerate(stride, start=2):
-        if step == 1:
-            continue
-        if x.shape[axis] % 2:
-            x = x.index_select(axis, torch.arange(0, x.shape[axis], step, device=x.device))
-        else:
-            x = x.unflatten(axis, (-1, step)).mean(axis + 1)
-    return x
