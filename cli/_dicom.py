@@ -16,7 +16,7 @@ from voxseg.errors import UserError
 if TYPE_CHECKING:
     from voxseg.data.dicom.series import Series
 
-__all__ = ["dicom_image", "dicom_tasks", "list_series"]
+__all__ = ["dicom_image", "dicom_tasks", "list_series", "series_of"]
 
 
 def dicom_tasks(path: Path, output: Path | None, names: Sequence[str], wanted: Sequence[str]) -> list[Task]:
@@ -109,6 +109,15 @@ def list_series(paths: Sequence[Path]) -> None:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def series_of(path: Path) -> list[dict[str, object]]:
+    """What is told of each series of a path to who asks for it; nothing in it identifies the patient but free text.
+
+    Raises:
+        UserError: if a path has no DICOM images.
+    """
+    return [_facts(series) for series in _find(path)]
 
 
 def _facts(series: Series) -> dict[str, object]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from voxseg.data.quiet import STANDARD_ERROR
 
-__all__ = ["REPORT_STAGE", "STAGES", "ManyCases", "Progress", "say"]
+__all__ = ["REPORT_STAGE", "STAGES", "ManyCases", "Progress", "part_done", "say"]
 
 # The share of the time that each stage of a case takes, about, for the progress bar.
 STAGES = {"reading": 5, "preparing": 5, "network": 65, "restoring": 10, "writing": 5, "drawing": 10}
@@ -66,8 +66,7 @@ class ManyCases:
 
     def moved(self, case: int, stage: str, fraction: float) -> None:
         """So much of a stage of a case is done."""
-        part = _before(stage, self.stages) + fraction * self.stages[stage]
-        self.under_way[case] = part / sum(self.stages.values())
+        self.under_way[case] = part_done(stage, fraction, self.stages)
         self._show()
 
     def ended(self, case: int) -> None:
@@ -86,6 +85,11 @@ class ManyCases:
         if self.bar is not None:
             self.bar.n = min(self.done + sum(self.under_way.values()), self.bar.total)
             self.bar.set_description_str(f"{self.done} of {self.bar.total} scans")
+
+
+def part_done(stage: str, fraction: float, stages: dict[str, int]) -> float:
+    """The fraction of all the work that is done when such a fraction of a stage is."""
+    return (_before(stage, stages) + fraction * stages[stage]) / sum(stages.values())
 
 
 def _before(stage: str, stages: dict[str, int]) -> int:

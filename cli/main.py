@@ -28,6 +28,7 @@ COMMANDS = (
     "predict",
     "bids",
     "watch",
+    "serve",
     "evaluate",
     "robustness",
     "agreement",

@@ -6,9 +6,12 @@ import json
 import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -83,6 +86,26 @@ def test_watched_folder(place: Path) -> None:
     for line in lines("voxseg watch"):
         assert call(line) == 0
     assert {path.name for path in (place / "results").iterdir()} == {".watch", *(f"scan{end}" for end in OUTPUTS)}
+
+
+def test_service(place: Path) -> None:
+    for package in ("fastapi", "uvicorn", "python_multipart", "psutil"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", 8642)) == 0:
+            pytest.skip("another program listens on port 8642")
+    (line,) = lines("voxseg serve")
+    arguments = shlex.split(line, comments=True)[1:]
+    command = [sys.executable, "-c", "from voxseg.cli.main import run; run()", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            assert server.stdout.readline() == "serving brain at http://127.0.0.1:8642; Ctrl-C ends\n"
+            with urlopen("http://127.0.0.1:8642/api/about") as answer:
+                assert json.load(answer)["model"] == "brain"
+        finally:
+            server.send_signal(signal.SIGINT)
+    assert server.returncode == 0
 
 
 @pytest.mark.slow
