@@ -98,7 +98,7 @@ class Written:
         empty: whether nothing was found in it.
         doubt: why the result may be wrong; empty if nothing speaks against it.
         warnings: about its images.
-        quality: of `Segmentation`.
+        quality: of `Segmentation`; NaN for a field.
     """
 
     files: list[Path]

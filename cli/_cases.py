@@ -13,6 +13,7 @@ from voxseg.data.datasets.find import find_dataset
 from voxseg.data.dicom.files import is_dicom
 from voxseg.data.paths import check_scan_path, scan_name
 from voxseg.errors import UserError
+from voxseg.report.field_outputs import FIELD_OUTPUTS
 from voxseg.report.outputs import OUTPUTS, PAGE
 
 __all__ = ["Task", "find_tasks"]
@@ -213,7 +214,7 @@ def _check_targets(tasks: Sequence[Task]) -> None:
         if earlier is not task:
             problem = f"would write the same files as {earlier.subject} ({task.target}{OUTPUTS[0]})"
             raise UserError(task.subject, problem, "rename one, or segment them into different folders with -o")
-        written = (task.target.with_name(task.target.name + suffix) for suffix in (*OUTPUTS, PAGE))
+        written = (task.target.with_name(task.target.name + suffix) for suffix in (*OUTPUTS, PAGE, *FIELD_OUTPUTS))
         results = {os.path.realpath(path) for path in written}  # Path.resolve does not get out of a loop of links
         for path in sorted(task.kept):
             if os.path.realpath(path) in results:

@@ -11,6 +11,7 @@ from voxseg.cli._batch import ended_by_signals, on_this_machine
 from voxseg.cli._case import CaseWork, Settings
 from voxseg.cli._cases import find_tasks
 from voxseg.cli._cluster import on_workers
+from voxseg.cli._field import FieldWork, check_field_options
 from voxseg.cli._options import (
     AllowImport,
     Device,
@@ -26,7 +27,7 @@ from voxseg.cli._options import (
 from voxseg.cli._share import part_of
 from voxseg.cli._telling import Teller
 from voxseg.errors import UserError
-from voxseg.inference.locate import image_names, locate_model
+from voxseg.inference.locate import image_names, locate_model, predicts_field
 from voxseg.report.niivue import find_niivue
 
 
@@ -109,7 +110,8 @@ def predict(
 
     For each SCAN writes NAME_seg.nii.gz (labels in the scan's own grid), NAME_volumes.tsv, NAME_qc.png and
     NAME_seg.json (how it came about: versions, hashes, settings, times); with --report also NAME_report.html; of DICOM
-    also NAME_seg.dcm (DICOM-SEG) and NAME_qc.dcm. Of several scans the next one is read and the last one written while
+    also NAME_seg.dcm (DICOM-SEG) and NAME_qc.dcm. A model that was trained with targets writes NAME_field.nii.gz,
+    NAME_field.png and NAME_field.json instead. Of several scans the next one is read and the last one written while
     the network runs; one that fails does not stop the others. Nothing is sent or fetched, except among the machines of
     a cluster.
     """
@@ -126,6 +128,9 @@ def predict(
     if workers is not None and cluster is None:
         raise UserError("--workers", "is about clusters, and none is given", "give --cluster local or --cluster slurm")
     folder = locate_model(model)
+    field = predicts_field(folder)
+    if field:
+        check_field_options(report, probabilities, cluster)
     names = image_names(folder)
     tasks = part_of(find_tasks(scans or [], image or [], example, output, names, series or []), part)
     limit, images = bytes_of(max_memory), tuple(names)
@@ -135,7 +140,7 @@ def predict(
     teller = Teller(len(tasks), verbose)
     with ended_by_signals():
         if cluster is None:
-            on_this_machine(CaseWork(settings), tasks, teller)
+            on_this_machine(FieldWork(settings) if field else CaseWork(settings), tasks, teller)
         elif tasks:
             on_workers(settings, tasks, teller, cluster, workers)
     teller.finish()

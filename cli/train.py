@@ -101,7 +101,7 @@ def train(
         _tell(f"go on with: voxseg train {folder} --resume")
         raise typer.Exit(128 + outcome.signal)
     on = "generated windows" if settings.generator else "held-out cases"
-    score = "" if outcome.dice != outcome.dice else f", Dice {outcome.dice:.3f} on {on}"
+    score = f", {outcome.score} on {on}" if outcome.score else ""
     why = ", no better for validation.patience" if outcome.exhausted else ""
     _tell(f"done at step {outcome.step}{why}{score}: {folder / 'model'}")
 

@@ -30,6 +30,7 @@ def preset(name: str) -> TrainingConfig:
 
 def test_the_presets_that_the_documentation_names_are_there():
     wanted = {"brain", "brats2020", "brats2021", "brats2023", "brats2024", "custom", "hippocampus", "mindboggle"}
+    wanted |= {"diffusion_tensor"}
     assert wanted <= set(PRESETS)
 
 
@@ -47,7 +48,8 @@ def test_a_preset_builds_a_network_with_weights_for_each_output_of_the_loss(name
     config = preset(name)
     network = build_network(config.network)
     assert len(network.logits) >= len(config.loss.deep_supervision)
-    assert network.logits[0].field_out.channels == config.labels.channels
+    outputs = config.targets.field.channels if config.targets else config.labels.channels
+    assert network.logits[0].field_out.channels == outputs
     size = config.generator.window if config.generator else config.windows.size
     coarsest = 2 ** (len(config.network.levels) - 1)
     assert size == "whole" or all(n % coarsest == 0 for n in size), "windows are halved evenly on every level"
@@ -106,19 +108,20 @@ def test_hippocampus_is_the_two_parts_in_the_whole_box():
 
 # custom.yaml
 
-NO_DEFAULT = {"name", "steps", "preparation.spacing", "labels.classes"}
+NO_DEFAULT = {"name", "steps", "preparation.spacing", "labels.classes", "targets.kind"}
 EXAMPLES = {"labels.table", "dataset", "generator"}
 """What custom.yaml shows in place of the default: blocks that are null by default, and a table of its own."""
-DERIVED = {"network.in_channels", "network.out_channels", "network.spacing"}
+DERIVED = {"network.in_channels", "network.out_channels", "network.output", "network.spacing"}
 
 
 def custom_values() -> dict[str, Any]:
-    """The values of custom.yaml with the block in comments at its end, which excludes another one, made part of it."""
+    """The values of custom.yaml with the blocks in comments at its end, which exclude others, made part of it."""
     path = find_config("custom")
     values = read_yaml(path)
-    block = path.read_text(encoding="utf-8").split("\n# generator:\n")[1]
-    lines = "\n".join(line.removeprefix("# ") for line in block.splitlines())
-    return {**values, "generator": yaml.safe_load(lines)}
+    for name in ("targets", "generator"):
+        block = path.read_text(encoding="utf-8").split(f"\n# {name}:\n")[1].split("\n\n")[0]
+        values[name] = yaml.safe_load("\n".join(line.removeprefix("# ") for line in block.splitlines()))
+    return values
 
 
 def blocks(annotation: Any) -> list[type[BaseModel]]:
@@ -178,7 +181,15 @@ def test_custom_explains_every_key():
     assert not bare, "\n".join(bare)
 
 
+def test_the_targets_of_custom_work_in_place_of_its_labels():
+    values = custom_values()
+    del values["generator"], values["labels"], values["augmentation"]["scale"]
+    config = TrainingConfig.model_validate(values)
+    assert config.targets is not None
+    assert config.network.output == "1x1e"
+
+
 def test_the_generator_of_custom_works_in_place_of_its_data_set():
     values = custom_values()
-    del values["dataset"], values["preparation"]
+    del values["dataset"], values["preparation"], values["targets"]
     assert TrainingConfig.model_validate(values).generator is not None

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .steerable import FieldType, wigner_d
+from .steerable import FieldType
+from .steerable.tensors import representation
 
 __all__ = [
     "assert_equivariant",
@@ -249,13 +250,3 @@ def blobs(
 def _positions(size: Sequence[int], step: Tensor) -> Tensor:
     axes = [(torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * h for n, h in zip(size, step.tolist(), strict=True)]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-
-
-def representation(field: FieldType | str, rotation: Tensor) -> Tensor:
-    """``D(R)`` on all channels, ``[C, C]`` float64."""
-    blocks = [
-        wigner_d(irrep.degree, rotation, irrep.parity)
-        for irrep in FieldType(field).irreps
-        for _ in range(irrep.multiplicity)
-    ]
-    return torch.block_diag(*blocks)

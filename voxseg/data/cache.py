@@ -23,10 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxseg.data.datasets.case import Case
+from voxseg.data.field_kinds import FieldTarget
 from voxseg.data.geometry import Geometry
 from voxseg.data.label_scheme import LabelScheme
 from voxseg.data.preparation import PreparationConfig, covering_grid
 from voxseg.data.prepared_case import POINTS, image_files, label_file, prepare_case, sample_points
+from voxseg.data.prepared_field import MASK, TARGET, prepare_field_case
 from voxseg.data.volume import read_header
 from voxseg.errors import UserError
 
@@ -70,6 +72,12 @@ class CachedCase:
         """Dense class indices `[X, Y, Z]`."""
         label: NDArray[np.uint8] = np.load(self.folder / "label.npy", mmap_mode="c")
         return label
+
+    @property
+    def target(self) -> NDArray[np.float32]:
+        """The field `[K, X, Y, Z]`, components in the axes of the grid, of a case that has one."""
+        target: NDArray[np.float32] = np.load(self.folder / "target.npy", mmap_mode="c")
+        return target
 
     @property
     def points(self) -> list[NDArray[np.int32]]:
@@ -117,10 +125,13 @@ class CaseCache:
         folder: made if it is not there.
         preparation: from scans to what the network sees.
         labels: what the ids of the label files mean.
+        targets: what the target files hold, where a field is learned. `label` then is 1 where it is known.
     """
 
-    def __init__(self, folder: Path, preparation: PreparationConfig, labels: LabelScheme) -> None:
-        self.folder, self.preparation, self.labels = folder, preparation, labels
+    def __init__(
+        self, folder: Path, preparation: PreparationConfig, labels: LabelScheme, targets: FieldTarget | None = None
+    ) -> None:
+        self.folder, self.preparation, self.labels, self.targets = folder, preparation, labels, targets
 
     def entry(self, case: Case) -> Path:
         """The folder of a case, whether it is there or not.
@@ -140,8 +151,12 @@ class CaseCache:
             "order": list(self.preparation.images),
             "labels": self.labels.model_dump(mode="json", include=meaning),
             "files": files,
-            "label": _identity(label_file(case)),
         }
+        if self.targets is None:
+            contents["label"] = _identity(label_file(case))
+        else:
+            contents["targets"] = self.targets.model_dump(mode="json", exclude={"name"})
+            contents |= {name: _identity(case.images[name].path) for name in (TARGET, MASK) if name in case.images}
         key = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
         return self.folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', case.id)}-{key[:16]}"
 
@@ -199,7 +214,11 @@ class CaseCache:
     def _prepare(self, case: Case) -> CachedCase:
         """Prepares a case and writes its entry, complete or not at all."""
         final = self.entry(case)
-        image, label, grid = prepare_case(case, self.preparation, self.labels)
+        fields: NDArray[np.float32] | None = None
+        if self.targets is None:
+            image, label, grid = prepare_case(case, self.preparation, self.labels)
+        else:
+            image, fields, label, grid = prepare_field_case(case, self.preparation, self.targets)
         box = _box((image != 0).any(0).numpy() | (label > 0), MARGIN)
         values, label = image[:, box[0], box[1], box[2]].numpy().astype(np.float16), np.ascontiguousarray(label[box])
         affine = grid.affine.copy()
@@ -220,6 +239,8 @@ class CaseCache:
             self._sweep(final.name)
             temporary.mkdir(parents=True)
             arrays: dict[str, NDArray[Any]] = {"image": values, "label": label, "points": np.concatenate(points)}
+            if fields is not None:
+                arrays["target"] = np.ascontiguousarray(fields[:, box[0], box[1], box[2]])
             for name, array in arrays.items():
                 with open(temporary / f"{name}.npy", "wb") as file:
                     np.save(file, array)
@@ -271,6 +292,8 @@ class CaseCache:
             sound = entry.image.shape == (entry.channels, *shape) and entry.label.shape == shape
             sound = sound and sum(map(len, entry.points)) == sum(min(n, POINTS) for n in entry.voxels[1:])
             sound = sound and len(entry.voxels) == len(self.labels.classes) + 1
+            if self.targets is not None:
+                sound = sound and entry.target.shape == (self.targets.field.channels, *shape)
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return entry if sound else None
@@ -279,9 +302,8 @@ class CaseCache:
         """Bytes that a case takes at most."""
         first = next(iter(image_files(case, self.preparation).values()))
         grid = covering_grid(read_header(first.path).geometry, self.preparation.spacing)
-        return int(np.prod(grid.shape)) * (2 * len(self.preparation.images) + 1) + 12 * POINTS * len(
-            self.labels.classes
-        )
+        voxel = 2 * len(self.preparation.images) + 1 + (4 * self.targets.field.channels if self.targets else 0)
+        return int(np.prod(grid.shape)) * voxel + 12 * POINTS * len(self.labels.classes)
 
     def _free(self) -> int:
         """Bytes free on the disk of the cache."""

@@ -197,6 +197,12 @@ class Geometry:
         corners = np.array(list(itertools.product(*((0, n - 1) for n in self.shape))))
         return float(np.linalg.norm(self.to_world(corners) - other.to_world(corners), axis=1).max())
 
+    def overlaps(self, other: Geometry) -> bool:
+        """Whether any of a lattice of points in this field of view lies in the other."""
+        lattice = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 9) for n in self.shape), indexing="ij"), -1)
+        index = (self.to_world(lattice) - other.affine[:3, 3]) @ np.linalg.inv(other.affine[:3, :3]).T
+        return bool(((index >= -0.5) & (index <= np.array(other.shape) - 0.5)).all(-1).any())
+
     def check(self, subject: object) -> None:
         """Refuse grids that no scan has.
 

@@ -30,7 +30,7 @@ from voxseg.errors import UserError
 if TYPE_CHECKING:
     from voxseg.data.dicom.read import DicomSource
 
-__all__ = ["Header", "Volume", "check_volume", "read_array", "read_header", "read_volume", "scaled"]
+__all__ = ["Header", "Volume", "check_volume", "explained", "read_array", "read_header", "read_volume", "scaled"]
 
 GZIP_BEST = 1100  # deflate cannot shrink anything by more than a factor of 1032
 META_HEADER = 2**16  # bytes in which a MetaImage says how many axes it has
@@ -130,7 +130,7 @@ def read_array(path: str | Path, index: int | None = None, labels: bool = False)
 
         return read_dicom(path)
     check_scan_path(path)
-    with _explained(path):
+    with explained(path):
         if path.name.lower().endswith(NIBABEL_SUFFIXES):
             return _read_nibabel(path, index, labels)
         return _read_itk(path, index)
@@ -149,7 +149,7 @@ def read_header(path: str | Path, labels: bool = False) -> Header:
     """
     path = Path(path)
     check_scan_path(path)
-    with _explained(path):
+    with explained(path):
         if path.name.lower().endswith(NIBABEL_SUFFIXES):
             with _quiet_nibabel(), _open(path) as stream:
                 image = _image_class(path, stream.read(4)).from_stream(stream)
@@ -162,7 +162,7 @@ def read_header(path: str | Path, labels: bool = False) -> Header:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Turn what readers raise into a message about the file."""
     try:
         yield

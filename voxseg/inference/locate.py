@@ -8,9 +8,10 @@ from typing import Any
 
 from voxseg.errors import UserError
 
-__all__ = ["PICKLED", "image_names", "locate_model", "model_name", "packaged_models"]
+__all__ = ["PICKLED", "image_names", "locate_model", "model_name", "packaged_models", "predicts_field"]
 
-FILES = ("config.yaml", "labels.csv", "model.safetensors")
+TABLE = "labels.csv"
+FILES = ("config.yaml", TABLE, "model.safetensors")
 PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 """Files of PyTorch, which are pickles."""
 
@@ -51,10 +52,17 @@ def locate_model(model: str | Path, option: str = "--model") -> Path:
     if (folder / OF_RUN).is_dir() and not (folder / FILES[-1]).exists():
         folder = folder / OF_RUN
     for name in FILES:
+        if name == TABLE and predicts_field(folder):
+            continue
         if not (folder / name).is_file():
             problem = f"the model folder has no {name}"
             raise UserError(folder, problem, f"give a folder with {', '.join(FILES)}, as training writes it")
     return folder
+
+
+def predicts_field(folder: Path) -> bool:
+    """Whether a model predicts a field (`targets` in its `config.yaml`) and no labels."""
+    return _peek(folder).get("targets") is not None
 
 
 def model_name(folder: Path) -> str:

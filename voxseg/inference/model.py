@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from voxseg.data.field_kinds import FieldTarget
 from voxseg.data.labels import LabelTable, unsided
 from voxseg.data.preparation import PreparationConfig
 from voxseg.data.sides import SideClasses
@@ -87,6 +88,7 @@ class ModelConfig(BaseModel):
     network: NetworkConfig
     preparation: PreparationConfig
     output: OutputConfig = OutputConfig()
+    targets: FieldTarget | None = None
     postprocessing: PostprocessingConfig = PostprocessingConfig()
 
 
@@ -136,6 +138,45 @@ class Model:
         ]
 
 
+@dataclass(frozen=True, eq=False)
+class FieldModel:
+    """A model in memory that predicts a field.
+
+    Attributes:
+        config: its `config.yaml`.
+        target: what it predicts.
+        network: `[1, C, X, Y, Z]` to fields `[1, K, X, Y, Z]` in the axes of the grid, in evaluation mode.
+        sha256: of the file of its weights; None if it was built in memory.
+    """
+
+    config: ModelConfig
+    target: FieldTarget
+    network: nn.Module
+    sha256: str | None = None
+
+    @property
+    def origin(self) -> dict[str, str | None]:
+        """What records of provenance say of it."""
+        return {"name": self.config.name, "sha256": self.sha256}
+
+
+def load_field_model(model: str | Path, allow_import: bool = False) -> FieldModel:
+    """Read a model that predicts a field from its folder, as `load_model` reads one of labels.
+
+    Raises:
+        UserError: as `load_model`, or it predicts labels.
+    """
+    folder = locate_model(model)
+    config = read_model_config(folder / "config.yaml")
+    if config.targets is None:
+        raise UserError(folder, "predicts labels and no field", "give a model that was trained with targets")
+    if config.network.out_channels != config.targets.field.channels:
+        problem = f"has a network of {config.network.out_channels} outputs for targets {config.targets.field}"
+        raise UserError(folder / "config.yaml", problem, "copy the model folder again")
+    network, sha256 = _load_network(folder, config, allow_import)
+    return FieldModel(config, config.targets, network, sha256)
+
+
 def load_model(model: str | Path, allow_import: bool = False) -> Model:
     """Read a model by its packaged name or from its folder; its network is folded for inference, on the CPU.
 
@@ -151,8 +192,17 @@ def load_model(model: str | Path, allow_import: bool = False) -> Model:
     """
     folder = locate_model(model)
     config = read_model_config(folder / "config.yaml")
+    if config.targets is not None:
+        problem = f"predicts {config.targets.describe()}, and no labels"
+        raise UserError(folder, problem, "run it with 'voxseg predict', or give a model of labels")
     table = LabelTable.read(folder / "labels.csv")
     _check_agreement(folder, config, table)
+    network, sha256 = _load_network(folder, config, allow_import)
+    return Model(config, table, network, sha256)
+
+
+def _load_network(folder: Path, config: ModelConfig, allow_import: bool) -> tuple[nn.Module, str]:
+    """The network of a model, folded for inference, and the hash of its weights."""
     if config.network.foreign and not allow_import:
         problem = f"the network {config.network.architecture} would be imported, which runs code that is not voxseg's"
         remedy = "if you trust this folder, give --allow-import (in Python: allow_import=True)"
@@ -166,7 +216,7 @@ def load_model(model: str | Path, allow_import: bool = False) -> Model:
     except RuntimeError as error:
         problem = "does not hold the weights of the network in config.yaml"
         raise UserError(weights, problem, "copy the model folder again") from error
-    return Model(config, table, network.fold(), file_hash(weights))
+    return network.fold(), file_hash(weights)
 
 
 def _check_agreement(folder: Path, config: ModelConfig, table: LabelTable) -> None:

@@ -31,7 +31,7 @@ from voxseg.inference.restore import ProbabilitySink, Restorer, sweep_axis
 from voxseg.inference.sides import find_mid_surface, header_mid_surface
 from voxseg.inference.windows import in_planes
 
-__all__ = ["Predictor", "Segmentation", "check_images", "choose_device"]
+__all__ = ["Predictor", "Segmentation", "check_images", "choose_device", "on_device"]
 
 Progress = Callable[[str, float], None]
 FALLBACK_WINDOW = 96
@@ -118,7 +118,7 @@ class Predictor:
         self.model = model
         self.device = choose_device(device)
         self.max_memory, self.window, self.reserved = max_memory, window, reserved
-        self.network, self.sides = _on(model.network, self.device), model.sides
+        self.network, self.sides = on_device(model.network, self.device), model.sides
         reusable_memory()  # its first call has to come before the first scan
 
     def plan(self, images: Volume | Sequence[Volume], probabilities: bool = False) -> Plan:
@@ -359,7 +359,7 @@ def _check_memory(first: Volume, plan: Plan) -> None:
         raise UserError(first.path, problem, "allow more with --max-memory, or give a smaller scan")
 
 
-def _on(network: nn.Module, device: torch.device) -> nn.Module:
+def on_device(network: nn.Module, device: torch.device) -> nn.Module:
     """The network if it is on the device, otherwise a copy there, so that the caller's stays where it is."""
     place = torch.empty(0, device=device).device  # with its number: cuda is cuda:0
     tensors = itertools.chain(network.parameters(), network.buffers())
@@ -384,15 +384,8 @@ def check_images(volumes: Sequence[Volume], names: Sequence[str]) -> None:
         if max(one.spacing) < moved < math.inf:
             problem = f"lies up to {moved:.1f} mm elsewhere than {first.path.name}, which has as many voxels"
             raise UserError(volume.path, problem, remedy)
-        if not _overlap(one, other):
+        if not one.overlaps(other):
             raise UserError(volume.path, f"shows another place than {first.path.name}: they do not overlap", remedy)
-
-
-def _overlap(one: Geometry, other: Geometry) -> bool:
-    """Whether any of a lattice of points in one field of view lies in the other."""
-    lattice = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 9) for n in one.shape), indexing="ij"), -1)
-    index = (one.to_world(lattice) - other.affine[:3, 3]) @ np.linalg.inv(other.affine[:3, :3]).T
-    return bool(((index >= -0.5) & (index <= np.array(other.shape) - 0.5)).all(-1).any())
 
 
 def choose_device(name: str) -> torch.device:

@@ -41,6 +41,9 @@ class NetworkConfig(BaseModel):
     )
     in_channels: Annotated[int, Field(ge=1)] = 1
     out_channels: Annotated[int, Field(ge=1)] = Field(2, description="classes, background included")
+    output: str | None = Field(
+        None, description="field type of the output of a network that predicts a field; scalars, one a class, without"
+    )
     levels: Annotated[tuple[str, ...], Field(min_length=1)] = (
         "6x0e+3x1e+1x2e",
         "16x0e+6x1e+2x2e",
@@ -108,8 +111,17 @@ class NetworkConfig(BaseModel):
                 raise ValueError(f"level '{level}' has to begin with its 0e scalars")
         return levels
 
+    @property
+    def output_field(self) -> FieldType:
+        """The field type of the output."""
+        return FieldType(self.output or f"{self.out_channels}x0e")
+
     @model_validator(mode="after")
     def _lengths_fit(self) -> NetworkConfig:
+        if self.output is not None and self.output_field.channels != self.out_channels:
+            raise ValueError(
+                f"out_channels is {self.out_channels}, but output {self.output} has {self.output_field.channels}"
+            )
         if self.import_path is not None:
             return self
         if self.arguments or self.multiple_of != 1:

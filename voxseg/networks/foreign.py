@@ -128,7 +128,9 @@ def _arguments(config: NetworkConfig) -> dict[str, Any]:
     """
     if config.foreign:
         return dict(config.arguments)
-    counts = {"in_channels": config.in_channels, "out_channels": config.out_channels}
+    counts: dict[str, Any] = {"in_channels": config.in_channels, "out_channels": config.out_channels}
+    if config.output is not None:
+        counts["output"] = config.output
     for name in counts:
         if name in config.arguments:
             problem = "follows from the images and labels"

@@ -86,7 +86,7 @@ class UNet(nn.Module):
                 blocks.append(layers.block(field_in, field_out, spacings[level], level, (1, 1, 1)))
             self.decoder.append(nn.Sequential(*blocks))
 
-        logits = FieldType(f"{config.out_channels}x0e")
+        logits = config.output_field
         supervised = max(depth - 1, 1) if config.deep_supervision else 1
         self.logits = nn.ModuleList(layers.linear(field, logits) for field in decoded[:supervised])
         self.heads = nn.ModuleDict(
@@ -144,10 +144,10 @@ def finest_field(config: NetworkConfig) -> FieldType:
 
     Logits are scalars, so all channels of the finest level become scalars in the last block, and no field is computed
     that nothing reads; only the irreps that a further head asks for are kept beside them. A network of a single level
-    has no decoder and keeps its type.
+    has no decoder and keeps its type; so does one that predicts a field.
     """
     finest = FieldType(config.levels[0])
-    if len(config.levels) == 1:
+    if len(config.levels) == 1 or config.output is not None:
         return finest
     asked = {irrep.name for field in config.heads.values() for irrep in FieldType(field).irreps} - {"0e"}
     kept = tuple(irrep for irrep in finest.irreps if irrep.name in asked)

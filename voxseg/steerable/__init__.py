@@ -11,6 +11,15 @@ from .harmonics import solid_harmonics, wigner_3j, wigner_d
 from .linear import FieldLinear, PointwiseConv3d
 from .nonlinearity import FieldNorm, Gate, gated_norm
 from .resampling import strides_for, upsample
+from .tensors import (
+    contract,
+    expand,
+    fractional_anisotropy,
+    main_axis,
+    representation,
+    symmetric_from_fields,
+    symmetric_to_fields,
+)
 
 __all__ = [
     "FieldLinear",
@@ -25,9 +34,16 @@ __all__ = [
     "ShellBasis",
     "SolidHarmonicBasis",
     "SteerableConv3d",
+    "contract",
+    "expand",
+    "fractional_anisotropy",
     "gated_norm",
+    "main_axis",
+    "representation",
     "solid_harmonics",
     "strides_for",
+    "symmetric_from_fields",
+    "symmetric_to_fields",
     "upsample",
     "wigner_3j",
     "wigner_d",

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from voxseg.data.config import AugmentationConfig, DatasetConfig, WindowConfig
+from voxseg.data.field_kinds import FieldTarget
 from voxseg.data.label_scheme import LabelScheme
 from voxseg.data.preparation import PreparationConfig
 from voxseg.data.synthesis import GeneratorConfig
@@ -58,11 +59,17 @@ class ScheduleConfig(_Block):
     final_learning_rate: NotNegative = 1e-5
 
 
+KNOWN = LabelScheme.model_validate({"classes": [1], "table": [{"id": 1, "name": "known"}]})
+"""In the place of labels where a field is learned: the voxels where it is known."""
+
+
 class LossConfig(_Block):
-    """Soft Dice plus cross-entropy.
+    """Soft Dice plus cross-entropy; of fields the squared length of the error.
 
     Attributes:
         deep_supervision: weight of each output of the network, finest first; one number trains the finest only.
+        huber: of fields: length of the error, in units of `targets.scale`, from which it counts in proportion and no
+            longer squared, so that outliers weigh less; null squares all.
         dice: weight of the Dice term.
         cross_entropy: weight of the cross-entropy term.
         smoothing: voxels of the finest grid added to both sides of the Dice fraction.
@@ -72,6 +79,7 @@ class LossConfig(_Block):
     dice: NotNegative = 1.0
     cross_entropy: NotNegative = 1.0
     smoothing: Positive = 5.0
+    huber: Positive | None = None
 
 
 class AveragingConfig(_Block):
@@ -146,6 +154,7 @@ class TrainingConfig(_Block):
         augmentation: of those windows.
         postprocessing: from what the network says to the segmentation.
         labels: the structures predicted.
+        targets: the field that is learned in the place of labels.
         network: the architecture. `in_channels`, `out_channels` and `spacing` follow from the blocks above.
         optimiser: AdamW.
         schedule: of the learning rate.
@@ -175,6 +184,7 @@ class TrainingConfig(_Block):
     augmentation: AugmentationConfig = AugmentationConfig()
     postprocessing: PostprocessingConfig = PostprocessingConfig()
     labels: LabelScheme
+    targets: FieldTarget | None = None
     network: NetworkConfig
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -197,6 +207,9 @@ class TrainingConfig(_Block):
             spacing = given.get("spacing", GeneratorConfig.model_fields["spacing"].default)
             values["preparation"] = preparation = {"spacing": spacing}
         network = values.get("network", {})
+        if values.get("targets") is not None:
+            _derive_for_targets(values)
+            network = values.get("network", {})
         if isinstance(network, dict):
             values["network"] = network = dict(network)
             with contextlib.suppress(ValidationError):  # told later, with the key
@@ -217,8 +230,15 @@ class TrainingConfig(_Block):
         network, preparation, generator = self.network, self.preparation, self.generator
         if (generator is None) == (self.dataset is None):
             raise ValueError("needs one of the blocks generator (scans from label maps) and dataset, and not both")
+        if self.targets is not None:
+            self._agree_on_targets(self.targets)
+        elif network.output is not None:
+            raise ValueError("network.output is for targets, and there is no such block")
+        channels, block = self.labels.channels, "labels"
+        if self.targets is not None:
+            channels, block = self.targets.field.channels, "targets"
         expected = [
-            ("out_channels", network.out_channels, self.labels.channels, "labels"),
+            ("out_channels", network.out_channels, channels, block),
             ("in_channels", network.in_channels, len(preparation.images), "preparation.images"),
             ("spacing", network.spacing, preparation.spacing, "preparation.spacing"),
         ]
@@ -230,6 +250,35 @@ class TrainingConfig(_Block):
         if self.batch % self.accumulate:
             raise ValueError(f"accumulate is {self.accumulate}, which does not divide the batch of {self.batch}")
         return self
+
+    def _agree_on_targets(self, targets: FieldTarget) -> None:
+        if self.generator is not None:
+            raise ValueError("generated scans have labels and no targets: give a dataset")
+        if self.labels != KNOWN:
+            raise ValueError("labels and targets exclude each other: a network learns one of them")
+        if self.augmentation.scale:
+            raise ValueError("augmentation.scale has to be 0 with targets: a stretched patient has another field")
+        if self.augmentation.transforms:
+            raise ValueError("augmentation.transforms cannot be used with targets, which have to turn with the image")
+        wanted = None if self.network.foreign else targets.output(self.network.group)
+        if self.network.output != wanted:
+            raise ValueError(f"network.output is {self.network.output}, but targets makes it {wanted}")
+
+
+def _derive_for_targets(values: dict[str, Any]) -> None:
+    """What `targets` decides about the other blocks of a raw config."""
+    values.setdefault("labels", KNOWN.model_dump(mode="json"))
+    augmentation = values.get("augmentation") or {}
+    if isinstance(augmentation, dict):
+        values["augmentation"] = {"scale": 0.0, **augmentation}
+    network = values.get("network", {})
+    if isinstance(network, dict):
+        with contextlib.suppress(ValidationError):  # told later, with the key
+            target = FieldTarget.model_validate(values["targets"])
+            derived: dict[str, Any] = {"out_channels": target.field.channels}
+            if ":" not in str(network.get("architecture", "")):  # whose constructor knows nothing of it
+                derived["output"] = target.output(str(network.get("group", "SO3")))
+            values["network"] = derived | network
 
 
 def load_config(

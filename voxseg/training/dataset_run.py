@@ -12,16 +12,18 @@ from voxseg.data.datasets.case import Case, Dataset
 from voxseg.data.datasets.check import check_dataset
 from voxseg.data.datasets.find import find_dataset
 from voxseg.data.datasets.splits import Split, make_splits, read_splits, write_splits
+from voxseg.data.prepared_field import check_field_case, field_cases
 from voxseg.errors import UserError
 from voxseg.training.dataset_source import DatasetSource, window_bytes
 from voxseg.training.distributed import Processes
+from voxseg.training.field_validation import FieldValidation
 from voxseg.training.run import Run
-from voxseg.training.validation import CaseValidation
+from voxseg.training.validation import CaseValidation, Validation
 
 SPLITS = "splits.json"
 
 
-def open_dataset(run: Run, processes: Processes) -> tuple[DatasetSource, CaseValidation | None, dict[str, Any]]:
+def open_dataset(run: Run, processes: Processes) -> tuple[DatasetSource, Validation | None, dict[str, Any]]:
     """Opens the data set of a run; prepares and caches the cases to train on.
 
     Returns:
@@ -39,20 +41,26 @@ def open_dataset(run: Run, processes: Processes) -> tuple[DatasetSource, CaseVal
     split = Split(tuple(case.id for case in dataset.cases), ()) if fold == "all" else splits[fold]
     cases = {case.id: case for case in dataset.cases}
     cached = _cached(run, [cases[name] for name in split.train], processes)
-    validation = None
+    validation: Validation | None = None
     if split.validation:
         held_out = [cases[name] for name in split.validation]
-        validation = CaseValidation(held_out, config, processes.rank, processes.world)
+        kind = CaseValidation if config.targets is None else FieldValidation
+        validation = kind(held_out, config, processes.rank, processes.world)
     source = DatasetSource(cached, config, run.device, processes.rank, processes.world)
     facts = {"layout": dataset.layout, "training_cases": len(split.train), "validation_cases": len(split.validation)}
     return source, validation, facts
 
 
 def _find_cases(run: Run) -> Dataset:
-    """The cases, each with all images asked for and a label."""
+    """The cases, each with all images asked for and a label or a target."""
     config, settings = run.config, run.config.dataset
     assert config.data is not None
     assert settings is not None
+    if config.targets is not None:
+        dataset = field_cases(find_dataset(config.data, settings.layout, settings.patterns, labels=False))
+        for case in dataset.cases:
+            check_field_case(case, config.preparation, config.targets)
+        return dataset
     dataset = find_dataset(config.data, settings.layout, settings.patterns)
     report = check_dataset(dataset, list(config.preparation.images), config.labels, progress=True)
     if not report.ok:
@@ -91,7 +99,8 @@ def _cached(run: Run, cases: list[Case], processes: Processes) -> list[CachedCas
     """The prepared cases: each process prepares some, then those that another machine has prepared for itself."""
     config = run.config
     assert config.dataset is not None
-    cache = CaseCache(config.dataset.cache or run.folder / "cache", config.preparation, config.labels)
+    folder = config.dataset.cache or run.folder / "cache"
+    cache = CaseCache(folder, config.preparation, config.labels, config.targets)
     if processes.leads:
         print(cache.estimate(cases).line(window_bytes(config)), file=sys.stderr)
     # Each process prepares some; then those that lie on a disk of another machine.

@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from voxseg.data.cache import CachedCase
-from voxseg.data.transforms import window_transforms
+from voxseg.data.transforms import field_transforms, window_transforms
 from voxseg.errors import UserError
 from voxseg.training.balance import epoch_plan
 from voxseg.training.config import TrainingConfig
@@ -84,7 +84,8 @@ class DatasetSource:
 
     def _batch(self, part: _Part) -> Batch:
         image = torch.from_numpy(part.image).to(self.device).float()
-        return Batch(image, torch.from_numpy(part.target).to(self.device).long(), part.names)
+        field = None if part.field is None else torch.from_numpy(part.field).to(self.device)
+        return Batch(image, torch.from_numpy(part.target).to(self.device).long(), part.names, field)
 
 
 def window_bytes(config: TrainingConfig) -> int:
@@ -93,17 +94,19 @@ def window_bytes(config: TrainingConfig) -> int:
         return 0
     voxels, channels = math.prod(config.windows.size), len(config.preparation.images)
     workers = config.dataset.workers if config.dataset is not None else 0
-    ready = workers * READY * (config.batch // config.accumulate) * voxels * (2 * channels + 1)
-    return ready + config.batch * voxels * (4 * channels + 8)
+    field = 4 * config.targets.field.channels if config.targets is not None else 0
+    ready = workers * READY * (config.batch // config.accumulate) * voxels * (2 * channels + 1 + field)
+    return ready + config.batch * voxels * (4 * channels + 8 + field)
 
 
 @dataclass
 class _Part:
-    """A batch on its way between processes: image `[B, C, X, Y, Z]` float16, target `[B, X, Y, Z]` uint8."""
+    """A batch on its way between processes: image `[B, C, X, Y, Z]` float16, target `[B, X, Y, Z]` uint8, field."""
 
     image: NDArray[np.float16]
     target: NDArray[np.uint8]
     names: list[str]
+    field: NDArray[np.float32] | None = None
 
 
 class _Samples:
@@ -117,9 +120,12 @@ class _Samples:
         self.cases, self.seed = list(cases), config.seed
         self.batch, self.accumulate, self.rank, self.world = config.batch, config.accumulate, rank, world
         self.sizes = [math.prod(case.grid.shape) for case in cases] if whole else None
-        self.transform = window_transforms(
-            config.windows, config.augmentation, config.labels, config.preparation.spacing
-        )
+        self.fields = config.targets is not None
+        spacing = config.preparation.spacing
+        if config.targets is not None:
+            self.transform = field_transforms(config.windows, config.augmentation, config.targets, spacing)
+        else:
+            self.transform = window_transforms(config.windows, config.augmentation, config.labels, spacing)
         self._epoch: tuple[int, Any] | None = None
 
     def parts(self, first: int, last: int) -> Iterator[tuple[int, list[Sample]]]:
@@ -146,7 +152,7 @@ class _Samples:
             UserError: a prepared case is gone, or a transform of the user's own fails.
         """
         step, samples = part
-        images, targets, names = [], [], []
+        images, targets, fields, names = [], [], [], []
         for case, position in samples:
             sample = self.cases[case]
             self.transform.set_random_state(self._seed(step, position))
@@ -157,14 +163,18 @@ class _Samples:
                     "label": MetaTensor(torch.from_numpy(sample.label)[None]),
                     "points": sample.points,
                 }
+                if self.fields:
+                    data["target"] = MetaTensor(torch.from_numpy(sample.target))
             except (OSError, ValueError) as error:
                 problem = f"cannot be read any more ({getattr(error, 'strerror', None) or error})"
                 raise UserError(sample.folder, problem, "go on with --resume: it is then prepared again") from None
             result = self._transformed(data)
             images.append(np.asarray(result["image"], dtype=np.float16))
             targets.append(np.asarray(result["label"], dtype=np.uint8)[0])
+            if self.fields:
+                fields.append(np.asarray(result["target"], dtype=np.float32))
             names.append(f"{sample.id} (seed {self.seed}, step {step}, position {position})")
-        return _Part(np.stack(images), np.stack(targets), names)
+        return _Part(np.stack(images), np.stack(targets), names, np.stack(fields) if fields else None)
 
     def _transformed(self, data: dict[str, Any]) -> Any:
         """The transform's result; MONAI wraps what a transform raises into an error of its own."""

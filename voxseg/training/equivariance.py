@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor
 
+from voxseg.steerable import FieldType, representation
 from voxseg.testing import rotation_matrix
 
 __all__ = ["AXIS", "equivariance_error"]
@@ -32,7 +33,9 @@ LARGEST = 96
 
 
 @torch.no_grad()
-def equivariance_error(predict: Callable[[Tensor], Tensor], image: Tensor, degrees: float) -> float:
+def equivariance_error(
+    predict: Callable[[Tensor], Tensor], image: Tensor, degrees: float, field: FieldType | None = None
+) -> float:
     """The relative difference `|f(R x) - R f(x)| / |f(x) - mean|` between turning before and after the network.
 
     `x` is the middle of the image, blurred by a Gaussian and faded out towards a ball, so that it can be turned almost
@@ -45,6 +48,7 @@ def equivariance_error(predict: Callable[[Tensor], Tensor], image: Tensor, degre
         predict: `[1, C, X, Y, Z]` to logits `[1, K, X, Y, Z]`.
         image: `[C, X, Y, Z]` float32 on the network's grid, 0 where there is nothing.
         degrees: of the rotation, about `AXIS`.
+        field: of the output, whose components turn; scalars by default.
 
     Returns:
         The error; NaN if the logits are constant.
@@ -62,6 +66,8 @@ def equivariance_error(predict: Callable[[Tensor], Tensor], image: Tensor, degre
 
     inside = radius <= INSIDE
     expected, found = _turned(upright, positions[:, inside], rotation), turned[:, inside]
+    if field is not None:
+        expected = representation(field, torch.from_numpy(rotation)).numpy() @ expected
     contrast = float(np.linalg.norm(expected - expected.mean(1, keepdims=True)))
     return float(np.linalg.norm(found - expected)) / contrast if contrast > 0 else math.nan
 

@@ -23,11 +23,11 @@ from voxseg.training.distributed import SINGLE, Processes, join_processes
 from voxseg.training.environment import StopSignals, seed_everything
 from voxseg.training.initial_weights import describe, take_weights
 from voxseg.training.progress import Display
-from voxseg.training.recorder import Recorder, SilentRecorder
+from voxseg.training.recorder import SilentRecorder, open_recorder
 from voxseg.training.run import Run, check_folder, take_up
 from voxseg.training.samples import SampleSource
 from voxseg.training.step import Step, to_device
-from voxseg.training.validation import Validation, mean_dice, merge
+from voxseg.training.validation import Validation
 
 NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory")
 
@@ -41,12 +41,14 @@ class Outcome:
         signal: what stopped it early, or None.
         dice: mean Dice of the latest validation; NaN if there was none.
         exhausted: whether it ended because the validation did not improve any more.
+        score: what the latest validation found, in words; empty if there was none.
     """
 
     step: int
     signal: signal.Signals | None
     dice: float
     exhausted: bool = False
+    score: str = ""
 
 
 def train(config: TrainingConfig, folder: Path, device: str = "auto", resume: bool = False) -> Outcome:
@@ -116,7 +118,7 @@ def fit(
         if run.origin is not None and state.step == 0:
             display.message(describe(run.origin))
         processes.wait()  # the first writes into the folder from here on
-        recorder = Recorder(run, state, display) if processes.leads else SilentRecorder(state)
+        recorder = open_recorder(run, state, display) if processes.leads else SilentRecorder(state)
         stack.enter_context(recorder)
         stop = stack.enter_context(StopSignals())
         step = Step(run, state, source, processes)
@@ -132,7 +134,7 @@ def fit(
             with _memory_errors(run, state):
                 figures, received = step.take(stop)
                 if validation and (state.step % config.validation.every == 0 or state.step == config.steps):
-                    result = merge(processes.gather(validation.run(averaged, run.device)))
+                    result = validation.merge(processes.gather(validation.run(averaged, run.device)))
             state.seconds += time.monotonic() - started
             recorder.record(figures, result)
             stale = int(processes.totals([float(recorder.stale)], run.device)[0])
@@ -147,8 +149,7 @@ def fit(
         processes.wait()  # for the files that the first writes
         finished = state.step >= config.steps or stale >= patience
         exhausted = finished and state.step < config.steps
-        dice = mean_dice(recorder.latest.dice) if recorder.latest else math.nan
-        return Outcome(state.step, None if finished else received, dice, exhausted)
+        return Outcome(state.step, None if finished else received, recorder.dice, exhausted, recorder.score)
 
 
 @contextmanager

@@ -133,9 +133,7 @@ def deep_supervision_loss(
     Raises:
         UserError: there are more weights than outputs.
     """
-    if len(config.deep_supervision) > len(outputs):
-        found, given = len(outputs), len(config.deep_supervision)
-        raise UserError("loss.deep_supervision", f"has {given} weights for {found} outputs", f"give at most {found}")
+    _check_weights(config, outputs)
     total = torch.zeros((), device=target.device)
     level_target = target
     loss = dice_cross_entropy if membership is None else region_dice_cross_entropy
@@ -147,6 +145,44 @@ def deep_supervision_loss(
         smoothing = config.smoothing / 8**level
         total = total + weight * loss(logits, level_target, smoothing, config.dice, config.cross_entropy, pool)
     return total
+
+
+def field_loss(outputs: Sequence[Tensor], field: Tensor, known: Tensor, config: LossConfig) -> Tensor:
+    """How far predicted fields are from the true ones, over the network's outputs, each on its own grid.
+
+    For each voxel where the field is known, the squared length of the error e over all its components, divided by their
+    number: a length is the same in every pose. With `config.huber` = d it is the pseudo-Huber
+    ``2 d^2 (sqrt(1 + |e|^2 / d^2) - 1)`` in its place (Charbonnier et al. 1997, doi:10.1109/83.551699).
+
+    Args:
+        outputs: fields, finest first, `[B, K, X, Y, Z]`, then at half the grid, ...
+        field: the truth on the finest grid, `[B, K, X, Y, Z]`.
+        known: where it is known, `[B, X, Y, Z]`, 0 or 1. On coarser grids the field is the mean of what is known.
+        config: `huber`, and the weight of each output from the finest; outputs beyond those are left out.
+
+    Raises:
+        UserError: there are more weights than outputs.
+    """
+    _check_weights(config, outputs)
+    weight = known[:, None].to(field.dtype)
+    sums = field * weight
+    total = torch.zeros((), device=field.device)
+    for level, (output, share) in enumerate(zip(outputs, config.deep_supervision, strict=False)):
+        if level:
+            grid = output.shape[2:]
+            sums, weight = coarser(sums, sums.shape[1], grid), coarser(weight, 1, grid)
+        squared = (output.to(sums.dtype) - sums / weight.clamp(min=1e-6)).square().sum(1, keepdim=True)
+        if config.huber is not None:
+            squared = 2 * config.huber**2 * ((1 + squared / config.huber**2).sqrt() - 1)
+        mean = (squared * weight).sum() / weight.sum().clamp(min=1) / field.shape[1]
+        total = total + share * mean
+    return total
+
+
+def _check_weights(config: LossConfig, outputs: Sequence[Tensor]) -> None:
+    if len(config.deep_supervision) > len(outputs):
+        found, given = len(outputs), len(config.deep_supervision)
+        raise UserError("loss.deep_supervision", f"has {given} weights for {found} outputs", f"give at most {found}")
 
 
 def coarser(target: Tensor, classes: int, grid: Sequence[int] | None = None) -> Tensor:

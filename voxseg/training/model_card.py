@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from voxseg.data.labels import LabelTable
 from voxseg.training.config import TrainingConfig
 from voxseg.training.progress import format_seconds
 
-__all__ = ["Scores", "model_card"]
+__all__ = ["FieldScores", "Scores", "field_card", "model_card"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,21 @@ class Scores:
     equivariance_error: float = math.nan
 
 
+@dataclass(frozen=True)
+class FieldScores:
+    """What the latest validation of a field found.
+
+    Attributes:
+        errors: by their names, as `voxseg.training.field_scores.field_errors` has them.
+        turned: the same in the turned pose; None if that was left out.
+        equivariance_error: NaN if it was not measured.
+    """
+
+    errors: Mapping[str, float]
+    turned: Mapping[str, float] | None = None
+    equivariance_error: float = math.nan
+
+
 def model_card(
     config: TrainingConfig, table: LabelTable, provenance: dict[str, Any], parameters: int, scores: Scores | None
 ) -> str:
@@ -43,17 +58,56 @@ def model_card(
         parameters: weights of the network.
         scores: of the latest validation, if there was one.
     """
+    table_text = _score_table(config, table, scores or Scores([math.nan] * len(config.labels.outputs)))
+    return _card(
+        config,
+        config.description or "A segmentation model.",
+        _purpose(config, table, parameters),
+        provenance,
+        f"{_scored_on(config, provenance)}\n\n{table_text}",
+    )
+
+
+def field_card(config: TrainingConfig, provenance: dict[str, Any], parameters: int, scores: FieldScores | None) -> str:
+    """The card of a model that predicts a field; arguments as of `model_card`."""
+    target = config.targets
+    assert target is not None
+    inputs = ", ".join(f"{name} ({image.scale})" for name, image in config.preparation.images.items())
+    grid = f"on a grid of {config.preparation.spacing:g} mm"
+    purpose = f"""Predicts {target.describe()}, type {target.field}, {grid},
+with a network of {parameters:,} weights (`{config.network.architecture}`). Use it with
+`voxseg predict SCAN --model FOLDER`, which writes the field in the grid of the scan, its components in world axes
+(right, anterior, superior).
+
+- Images of a case, with how their intensities are scaled: {inputs}."""
+    measured = "Not measured."
+    if scores is not None:
+        rows = [
+            "| | upright |" + (" turned |" if scores.turned else ""),
+            "|---|---|" + ("---|" if scores.turned else ""),
+        ]
+        for name, value in scores.errors.items():
+            turned = f" {scores.turned[name]:.4g} |" if scores.turned else ""
+            rows.append(f"| {name.replace('_', ' ')} | {value:.4g} |{turned}")
+        measured = "Mean over whole cases that were not trained on, where their target is known:\n\n" + "\n".join(rows)
+        if not math.isnan(scores.equivariance_error):
+            measured += f"\n\nEquivariance error {scores.equivariance_error:.3f} (0: none)."
+    return _card(config, config.description or "A model of a field.", purpose, provenance, measured)
+
+
+def _card(config: TrainingConfig, headline: str, purpose: str, provenance: dict[str, Any], measured: str) -> str:
+    """What the cards of all models have in common."""
     steps = provenance["steps"]
     unfinished = "" if steps >= config.steps else f" of {config.steps} planned: the run was not finished"
     used = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items() if version)
     spent = format_seconds(provenance["seconds"])
     return f"""# {config.name}
 
-{config.description or "A segmentation model."}
+{headline}
 
 ## What it does
 
-{_purpose(config, table, parameters)}
+{purpose}
 
 ## How it was trained
 
@@ -65,9 +119,7 @@ def model_card(
 
 ## Scores
 
-{_scored_on(config, provenance)}
-
-{_score_table(config, table, scores or Scores([math.nan] * len(config.labels.outputs)))}
+{measured}
 
 ## Limits
 

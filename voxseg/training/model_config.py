@@ -18,7 +18,7 @@ def model_config(config: TrainingConfig) -> dict[str, Any]:
         config: of the run that trains the model.
     """
     scheme = config.labels
-    return {
+    contents = {
         "format": FORMAT,
         "name": config.name,
         "description": config.description,
@@ -28,3 +28,8 @@ def model_config(config: TrainingConfig) -> dict[str, Any]:
         "output": {"regions": [{"name": region.name, "label": region.label} for region in scheme.regions]},
         "labels": scheme.model_dump(mode="json"),
     }
+    if config.targets is not None:
+        for block in ("postprocessing", "output", "labels"):
+            del contents[block]
+        contents["targets"] = config.targets.model_dump(mode="json")
+    return contents

@@ -15,7 +15,7 @@ from voxseg.data.staging import write_complete
 from voxseg.training.planes import Plane
 from voxseg.training.scores import CaseView, ValidationResult, output_colours
 
-__all__ = ["draw_case", "draw_progress"]
+__all__ = ["draw_case", "draw_loss", "draw_progress"]
 
 TURNED, EQUIVARIANCE = "0.45", "tab:purple"
 CASE_BACKGROUND, CASE_TEXT, CASE_LETTERS = "black", "#d0d0d0", "#ffd24a"
@@ -39,7 +39,7 @@ def draw_progress(
     halves: Any = figure.subfigures(2, 1, height_ratios=[1.2, 1])
     curves, views = halves
     loss_axes, dice_axes = curves.subplots(1, 2, width_ratios=[1, 1.5])
-    _draw_loss(loss_axes, metrics)
+    draw_loss(loss_axes, metrics)
     _draw_scores(dice_axes, metrics, scheme)
     if result.views:
         view = result.views[0]
@@ -86,7 +86,8 @@ def draw_case(path: Path, view: CaseView, scheme: LabelScheme, title: str) -> No
     write_complete(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
 
 
-def _draw_loss(axes: Any, metrics: dict[str, list[float]]) -> None:
+def draw_loss(axes: Any, metrics: dict[str, list[float]]) -> None:
+    """The loss of each step, its running median, and the learning rate."""
     steps, loss = np.array(metrics["step"]), np.array(metrics["loss"])
     axes.plot(steps, loss, color="0.8", linewidth=0.6, label="each step")
     width = max(1, len(loss) // 50)

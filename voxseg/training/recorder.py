@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 from voxseg.data.staging import write_text
 from voxseg.errors import UserError
@@ -17,12 +18,11 @@ from voxseg.training.picture import draw_case, draw_progress
 from voxseg.training.progress import Display, MetricsFile, MetricValue, open_tensorboard, read_metrics, score_table
 from voxseg.training.provenance import environment
 from voxseg.training.run import Run
-from voxseg.training.scores import ValidationResult, mean_dice
+from voxseg.training.scores import mean_dice
 from voxseg.training.tracking import MetricLogger, open_mlflow
 
-COLUMNS = (
-    "step", "seconds", "waiting", "loss", "learning_rate", "gradient_norm", "dice", "turned", "equivariance_error",
-)  # fmt: skip
+FIGURES = ("step", "seconds", "waiting", "loss", "learning_rate", "gradient_norm")
+COLUMNS = (*FIGURES, "dice", "turned", "equivariance_error")
 """Of `metrics.csv`: time so far and time spent waiting for data in s; mean Dice of
 the validation, upright and turned, and how far the network is from turning its output with its input. The columns
 `dice NAME` and `turned NAME` follow."""
@@ -48,12 +48,11 @@ class Recorder:
         self._write_environment()
         outputs = run.config.labels.outputs
         self.dice_columns, self.turned_columns = [f"dice {n}" for n in outputs], [f"turned {n}" for n in outputs]
-        columns = [*COLUMNS, *self.dice_columns, *self.turned_columns]
-        self.metrics = MetricsFile(run.folder / "metrics.csv", columns, state.step)
+        self.metrics = MetricsFile(run.folder / "metrics.csv", self.columns(), state.step)
         self.loggers = self._open_loggers()
         self.saved_step = state.step
-        self.result: ValidationResult | None = None
-        self.history, self.latest = self._earlier()
+        self.result: Any = None
+        self.history, self.latest = self.earlier()
 
     @property
     def stale(self) -> int:
@@ -70,27 +69,58 @@ class Recorder:
         for logger in self.loggers:
             logger.close()
 
-    def record(self, figures: Mapping[str, float], result: ValidationResult | None) -> None:
+    @property
+    def dice(self) -> float:
+        """Mean Dice of the latest validation; NaN if there was none."""
+        return mean_dice(self.latest.dice) if self.latest is not None else math.nan
+
+    @property
+    def score(self) -> str:
+        """That in words; empty if there is none."""
+        return "" if math.isnan(self.dice) else f"Dice {self.dice:.3f}"
+
+    def columns(self) -> list[str]:
+        """Of `metrics.csv`."""
+        return [*COLUMNS, *self.dice_columns, *self.turned_columns]
+
+    def scored(self, result: Any) -> dict[str, MetricValue]:
+        """The figures of a validation."""
+        dice, turned = result.dice, result.turned
+        self.result, self.latest = result, Scores(dice, turned, result.equivariance_error)
+        row: dict[str, MetricValue] = {"dice": mean_dice(dice), "equivariance_error": result.equivariance_error}
+        row |= dict(zip(self.dice_columns, dice, strict=True))
+        if turned is not None:
+            row |= {"turned": mean_dice(turned), **dict(zip(self.turned_columns, turned, strict=True))}
+        if not math.isnan(mean_dice(dice)):
+            self.history.append(mean_dice(dice))
+        return row
+
+    def table(self, result: Any) -> str:
+        """The figures of a validation as text."""
+        return score_table(self.run.config.labels.outputs, result.dice, result.turned, result.equivariance_error)
+
+    def draw(self, metrics: dict[str, list[float]], title: str) -> None:
+        """`progress.png`, and the pictures of cases."""
+        run, scheme = self.run, self.run.config.labels
+        draw_progress(run.folder / "progress.png", metrics, scheme, self.result, title)
+        for view in self.result.views if run.config.dataset else ():
+            pictures = run.folder / "pictures"
+            pictures.mkdir(exist_ok=True)
+            draw_case(pictures / f"{view.name}.png", view, scheme, f"{title}: {view.name}")
+
+    def record(self, figures: Mapping[str, float], result: Any) -> None:
         """Writes and shows the figures of the step that was just taken."""
         step = self.state.step
         row: dict[str, MetricValue] = {"step": step, "seconds": round(self.state.seconds, 3), **figures}
         if result is not None:
-            dice, turned = result.dice, result.turned
-            self.result, self.latest = result, Scores(dice, turned, result.equivariance_error)
-            row |= {"dice": mean_dice(dice), "equivariance_error": result.equivariance_error}
-            row |= dict(zip(self.dice_columns, dice, strict=True))
-            if turned is not None:
-                row |= {"turned": mean_dice(turned), **dict(zip(self.turned_columns, turned, strict=True))}
-            if not math.isnan(mean_dice(dice)):
-                self.history.append(mean_dice(dice))
+            row |= self.scored(result)
         self.metrics.write(row)
         known = {name: value for name, value in row.items() if value is not None and not math.isnan(value)}
         for logger in self.loggers:
             logger.log(known, step)
         self.display.update(row)
         if result is not None:
-            names = self.run.config.labels.outputs
-            self.display.message(score_table(names, result.dice, result.turned, result.equivariance_error))
+            self.display.message(self.table(result))
 
     def save(self) -> None:
         """Writes the checkpoint first, then what can be made again from it.
@@ -111,14 +141,9 @@ class Recorder:
         write_model(run, state, self.latest)
         if self.result is not None:
             title = f"{run.config.name}: step {state.step} of {run.config.steps}"
-            metrics, scheme = read_metrics(run.folder / "metrics.csv"), run.config.labels
-            draw_progress(run.folder / "progress.png", metrics, scheme, self.result, title)
-            for view in self.result.views if run.config.dataset else ():
-                pictures = run.folder / "pictures"
-                pictures.mkdir(exist_ok=True)
-                draw_case(pictures / f"{view.name}.png", view, scheme, f"{title}: {view.name}")
+            self.draw(read_metrics(run.folder / "metrics.csv"), title)
 
-    def _earlier(self) -> tuple[list[float], Scores | None]:
+    def earlier(self) -> tuple[list[float], Any]:
         """The history and the latest scores that an earlier part of the run has written."""
         metrics = read_metrics(self.run.folder / "metrics.csv")
         rows = [k for k, score in enumerate(metrics["dice"]) if not math.isnan(score)]
@@ -152,10 +177,21 @@ class Recorder:
         return loggers
 
 
+def open_recorder(run: Run, state: TrainingState, display: Display) -> Recorder:
+    """The recorder of a run: of labels, or of a field."""
+    if run.config.targets is None:
+        return Recorder(run, state, display)
+    from voxseg.training.field_recorder import FieldRecorder  # which derives from the one here
+
+    return FieldRecorder(run, state, display)
+
+
 class SilentRecorder:
     """In the place of a `Recorder` in all processes of a run but the first: nothing is written twice."""
 
     latest = None
+    dice = math.nan
+    score = ""
     stale = 0
 
     def __init__(self, state: TrainingState) -> None:
@@ -166,7 +202,7 @@ class SilentRecorder:
 
     def __exit__(self, *error: object) -> None: ...
 
-    def record(self, figures: Mapping[str, float], result: ValidationResult | None) -> None:
+    def record(self, figures: Mapping[str, float], result: Any) -> None:
         """Does nothing."""
 
     def save(self) -> None:

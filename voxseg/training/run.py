@@ -23,7 +23,7 @@ from voxseg.training.samples import Batch
 # A resumed run may not change these: the weights in the checkpoint mean nothing under others, or have seen the cases
 # that another division would validate on.
 FIXED_ON_RESUME = (
-    "network", "labels", "preparation", "dataset.fold", "dataset.folds", "dataset.split", "initial_weights",
+    "network", "labels", "targets", "preparation", "dataset.fold", "dataset.folds", "dataset.split", "initial_weights",
 )  # fmt: skip
 FREE_ON_RESUME = ("network.checkpointing", "network.dense")  # how the same is computed
 
@@ -74,7 +74,10 @@ class Run:
         path = self.folder / "failed" / f"step_{step + 1:06d}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         image, target = batch.image.float().cpu().numpy(), batch.target.cpu().numpy().astype(np.uint8)
-        write_complete(path, lambda part: np.savez_compressed(part, image=image, target=target, names=batch.names))
+        arrays: dict[str, Any] = {"image": image, "target": target, "names": np.array(batch.names)}
+        if batch.field is not None:
+            arrays["field"] = batch.field.float().cpu().numpy()
+        write_complete(path, lambda part: np.savez_compressed(part, **arrays))
         return path
 
 

@@ -20,11 +20,13 @@ class Batch:
         image: `[B, C, X, Y, Z]` float32.
         target: dense class indices `[B, X, Y, Z]` int64: row of `labels.classes` + 1, 0 the background.
         names: what each sample was made from, for messages.
+        field: `[B, K, X, Y, Z]` float32, where a field is learned; `target` then is 1 where it is known.
     """
 
     image: Tensor
     target: Tensor
     names: list[str]
+    field: Tensor | None = None
 
 
 class SampleSource(Protocol):

@@ -15,7 +15,7 @@ from voxseg.errors import UserError
 from voxseg.training.checkpoint import TrainingState
 from voxseg.training.distributed import SINGLE, Processes
 from voxseg.training.environment import StopSignals
-from voxseg.training.losses import deep_supervision_loss
+from voxseg.training.losses import deep_supervision_loss, field_loss
 from voxseg.training.run import Run
 from voxseg.training.samples import Batch, SampleSource
 from voxseg.training.schedule import averaging_decay, learning_rate, update_average
@@ -116,12 +116,19 @@ class Step:
             unfinished = processes.world > 1 and number < len(parts)
             with self.network.no_sync() if unfinished else nullcontext():  # type: ignore[operator]
                 outputs = forward(self.network, part.image, config.precision, deep_supervision=True)
-                loss = deep_supervision_loss(outputs, part.target, config.loss, self.membership, self.pooled.sum)
+                loss = self._loss(outputs, part)
                 loss = loss * (len(part.names) / samples)
                 state.scaler.scale(loss).backward()
             losses.append(float(loss.detach()))
         worst = max(range(len(parts)), key=lambda k: losses[k] if math.isfinite(losses[k]) else math.inf)
         return sum(losses), parts[worst]
+
+    def _loss(self, outputs: list[Tensor], part: Batch) -> Tensor:
+        """The loss of a part over all outputs."""
+        config = self.run.config.loss
+        if part.field is not None:
+            return field_loss(outputs, part.field, part.target, config)
+        return deep_supervision_loss(outputs, part.target, config, self.membership, self.pooled.sum)
 
     def _not_a_number(self, loss: float, norm: float, batch: Batch, mine: bool) -> UserError:
         """What is told in place of a step that would spoil the weights."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -35,8 +35,10 @@ __all__ = [
     "Validation",
     "ValidationResult",
     "WindowValidation",
+    "evaluating",
     "mean_dice",
     "merge",
+    "read_images",
     "spread",
 ]
 
@@ -49,14 +51,18 @@ SHOWN = 2
 class Validation(Protocol):
     """Something to measure a network on, the same all through a run."""
 
-    def run(self, network: nn.Module, device: torch.device) -> ValidationResult:
-        """This process's part; `merge` makes one result of all of them.
+    def run(self, network: nn.Module, device: torch.device) -> Any:
+        """This process's part, for `merge`.
 
         Args:
             network: `[1, C, X, Y, Z]` to logits `[1, K, X, Y, Z]`, on `device`; it is run in evaluation mode and
                 float32, without gradients, and left in the mode that it came in.
             device: where it is.
         """
+        ...
+
+    def merge(self, results: Sequence[Any]) -> Any:
+        """One result of those of all processes."""
         ...
 
 
@@ -90,7 +96,7 @@ class WindowValidation:
         empty = np.zeros((len(members), 3), dtype=np.int64)
         score = CaseScore(self.rank, "generated windows", empty, empty.copy() if degrees else None)
         result = ValidationResult([score])
-        with _evaluating(network, device) as predict:
+        with evaluating(network, device) as predict:
             for index, (scan, target) in enumerate(self.windows):
                 truth, predicted = members[:, target.long()], self._outputs(predict(scan[None]))
                 score.counts = score.counts + _mask_counts(truth, predicted)
@@ -108,6 +114,10 @@ class WindowValidation:
                 if degrees and self.rank == 0:
                     result.errors.append(equivariance_error(predict, scan, degrees))
         return result
+
+    def merge(self, results: Sequence[ValidationResult]) -> ValidationResult:
+        """One result of those of all processes."""
+        return merge(results)
 
     def _outputs(self, logits: Tensor) -> Tensor:
         """Whether each voxel belongs to each output, `[outputs, X, Y, Z]` bool on the CPU."""
@@ -146,7 +156,7 @@ class CaseValidation:
             torch.cuda.empty_cache()  # what training has left there counts as taken when windows are chosen
         degrees = self.config.validation.turned_deg
         result = ValidationResult([])
-        with _evaluating(network, device) as predict:
+        with evaluating(network, device) as predict:
             settings = ModelConfig.model_validate(model_config(self.config))
             # What is learned is scored: structures without their sides, if those are told apart afterwards.
             postprocessing = settings.postprocessing.model_copy(update={"sides": False})
@@ -169,12 +179,13 @@ class CaseValidation:
                     result.views.append(CaseView(number, case.id, score, *planes))
         return result
 
+    def merge(self, results: Sequence[ValidationResult]) -> ValidationResult:
+        """One result of those of all processes."""
+        return merge(results)
+
     def _read(self, case: Case) -> tuple[list[Volume], NDArray[np.uint8]]:
         """The images of a case in the order of the network's channels, and the truth in the grid of the first."""
-        images = []
-        for name in self.config.preparation.images:
-            data, geometry = read_image(case.images[name])
-            images.append(Volume(case.images[name].path, data, geometry, None, geometry.shape))
+        images = read_images(case, self.config)
         if case.label is None:
             raise UserError(case.id, "has no labels to compare with", "leave it out of the validation cases")
         ids, geometry = read_labels(case.label)
@@ -199,6 +210,15 @@ class CaseValidation:
         return counts, cut_planes(first.data, truth, prediction, first.geometry, members)
 
 
+def read_images(case: Case, config: TrainingConfig) -> list[Volume]:
+    """The images of a case in the order of the network's channels."""
+    images = []
+    for name in config.preparation.images:
+        data, geometry = read_image(case.images[name])
+        images.append(Volume(case.images[name].path, data, geometry, None, geometry.shape))
+    return images
+
+
 def spread(count: int, wanted: int | None) -> list[int]:
     """`wanted` of the numbers 0 to `count` - 1, evenly spread; all of them if that is None or too many."""
     if wanted is None or wanted >= count:
@@ -207,7 +227,7 @@ def spread(count: int, wanted: int | None) -> list[int]:
 
 
 @contextmanager
-def _evaluating(network: nn.Module, device: torch.device) -> Iterator[Callable[[Tensor], Tensor]]:
+def evaluating(network: nn.Module, device: torch.device) -> Iterator[Callable[[Tensor], Tensor]]:
     """The network in evaluation mode, without gradients, in float32 whatever the training's precision: as it is used.
 
     Yields:

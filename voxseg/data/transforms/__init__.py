@@ -7,6 +7,7 @@ Importing this takes seconds, because MONAI does.
 """
 
 from voxseg.data.transforms.case import PrepareCased, ReadCased, case_transforms
+from voxseg.data.transforms.fields import RandMirrorFieldd, RandTurnFieldd, field_transforms
 from voxseg.data.transforms.intensity import EachImaged, RandDropImaged, RandThickSlices
 from voxseg.data.transforms.pipeline import whole_transforms, window_transforms
 from voxseg.data.transforms.spatial import RandMirrord, RandWindowd
@@ -16,12 +17,15 @@ __all__ = [
     "EachImaged",
     "PrepareCased",
     "RandDropImaged",
+    "RandMirrorFieldd",
     "RandMirrord",
     "RandThickSlices",
+    "RandTurnFieldd",
     "RandWindowd",
     "ReadCased",
     "UserTransform",
     "case_transforms",
+    "field_transforms",
     "whole_transforms",
     "window_transforms",
 ]

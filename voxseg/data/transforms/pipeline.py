@@ -31,7 +31,7 @@ from voxseg.data.transforms.intensity import EachImaged, RandDropImaged, RandThi
 from voxseg.data.transforms.spatial import RandMirrord, RandWindowd
 from voxseg.data.transforms.user import UserTransform
 
-__all__ = ["whole_transforms", "window_transforms"]
+__all__ = ["cut_margin", "look_changes", "whole_transforms", "window_transforms"]
 
 KEYS = ("image", "label")
 DTYPES = (torch.float32, torch.uint8)
@@ -66,7 +66,7 @@ def window_transforms(
     if not training:
         return Compose([RandWindowd(KEYS, size, classes, windows.foreground)])
     turned = augmentation.probability > 0 and (augmentation.rotation_deg > 0 or augmentation.scale > 0)
-    margin = _margin(size, augmentation) if turned else (0, 0, 0)
+    margin = cut_margin(size, augmentation) if turned else (0, 0, 0)
     steps: list[Callable[..., Any]] = [RandWindowd(KEYS, size, classes, windows.foreground, margin)]
     if turned:
         # An affine map that is the identity would interpolate all the same.
@@ -103,7 +103,7 @@ def _affine(augmentation: AugmentationConfig, prob: float, size: tuple[int, int,
     )
 
 
-def _margin(size: tuple[int, int, int], augmentation: AugmentationConfig) -> tuple[int, int, int]:
+def cut_margin(size: tuple[int, int, int], augmentation: AugmentationConfig) -> tuple[int, int, int]:
     """Voxels on each side of a window that turning and stretching may look at."""
     extremes = np.linspace(-augmentation.rotation_deg, augmentation.rotation_deg, 9)
     rotations = Rotation.from_euler("xyz", list(itertools.product(extremes, repeat=3)), degrees=True).as_matrix()
@@ -115,10 +115,22 @@ def _margin(size: tuple[int, int, int], augmentation: AugmentationConfig) -> tup
 
 def _changes(augmentation: AugmentationConfig, labels: LabelScheme, spacing: float) -> list[Callable[..., Any]]:
     """What is changed of a window of the right size, in the order in which a scanner would do it."""
-    prob = augmentation.probability
     steps: list[Callable[..., Any]] = []
     if augmentation.mirror > 0:
         steps.append(RandMirrord(KEYS, labels.predicted(), augmentation.mirror))
+    looks = look_changes(augmentation, spacing)
+    if looks:
+        steps.append(EachImaged(("image",), Compose(looks)))
+    if augmentation.drop_image > 0:
+        steps.append(RandDropImaged(("image",), augmentation.drop_image))
+    steps.append(CastToTyped(KEYS, dtype=DTYPES))  # MONAI interpolates labels in float32
+    steps += [UserTransform(transform) for transform in augmentation.transforms]
+    return steps
+
+
+def look_changes(augmentation: AugmentationConfig, spacing: float) -> list[Callable[..., Any]]:
+    """What is changed of each image `[1, X, Y, Z]` alone, in that order."""
+    prob = augmentation.probability
     looks: list[Callable[..., Any]] = []
     if augmentation.gamma > 0:
         looks.append(RandAdjustContrast(prob, gamma=(1 - augmentation.gamma, 1 + augmentation.gamma)))
@@ -134,10 +146,4 @@ def _changes(augmentation: AugmentationConfig, labels: LabelScheme, spacing: flo
         looks.append(RandGaussianNoise(prob, std=augmentation.noise))
     if augmentation.low_resolution > 0:
         looks.append(RandThickSlices(augmentation.low_resolution))
-    if looks:
-        steps.append(EachImaged(("image",), Compose(looks)))
-    if augmentation.drop_image > 0:
-        steps.append(RandDropImaged(("image",), augmentation.drop_image))
-    steps.append(CastToTyped(KEYS, dtype=DTYPES))  # MONAI interpolates labels in float32
-    steps += [UserTransform(transform) for transform in augmentation.transforms]
-    return steps
+    return looks
