@@ -10,6 +10,7 @@ HOSTED: dict[str, str] = {
     "any_group": "voxseg.baselines.any_group:AnyGroup",
     "e3nn_gates": "voxseg.baselines.e3nn_gates:E3nnGates",
     "homogeneous": "voxseg.baselines.homogeneous:Homogeneous",
+    "mace": "voxseg.baselines.mace:MACE",
     "nequip": "voxseg.baselines.nequip:NequIP",
     "order_parameters": "voxseg.baselines.order_parameters:OrderParameterUNet",
     "se3cnn": "voxseg.baselines.se3cnn:SE3CNN",
