@@ -8,6 +8,7 @@ surface points of a scan of a million voxels, say.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,7 +111,7 @@ class PointNetwork(nn.Module):
         sees = intensities if data_dependent else 0
         self.blocks = nn.ModuleList()
         for before, after in zip((str(FieldType(field_in)), *hidden), hidden, strict=False):
-            options = {"radius": radius, "spacing": spacing, "intensities": sees}
+            options: dict[str, Any] = {"radius": radius, "spacing": spacing, "intensities": sees}
             block = (
                 MACEBlock(before, after, classes=classes, order=order, **options)
                 if order
