@@ -64,28 +64,41 @@ def test_a_lost_workers_cases_are_done_again_and_every_case_is_there_once(tmp_pa
     scans = save(tmp_path, 4, large=True)
     assert call(*scans, "--model", model, "-o", tmp_path / "alone", "--threads", 1) == 0
     capsys.readouterr()
-    begun, open_to = [], set()
+    cases, ended, killed, open_to = {}, set(), [], set()
+    began, moved, finished = (getattr(_cluster._Watcher, name) for name in ("began", "moved", "ended"))
 
-    def act(process, index, attempt):
-        begun.append(index)
+    def note_begun(self, index, process, attempt):
+        began(self, index, process, attempt)
+        cases.setdefault(process, []).append(index)
         for relative in [psutil.Process(), *psutil.Process().children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):  # it may end at any time
                 sockets = [s for s in relative.net_connections("inet") if s.status == psutil.CONN_LISTEN]
                 open_to.update(s.laddr.ip for s in sockets)
-        if len(begun) == 3:  # midway: the first ones are done
+
+    def note_ended(self, index, result):
+        finished(self, index, result)
+        ended.add(index)
+
+    def kill_midway(self, index, stage, fraction):
+        moved(self, index, stage, fraction)
+        process, own = next((process, own) for process, own in cases.items() if own[-1] == index)
+        # Midway, and with no result that has not been heard of: that would be lost with it, and made again.
+        if not killed and len(own) > 1 and ended.issuperset(own[:-1]):
+            killed.append(index)
             # What a worker that is killed while it writes leaves behind.
             temporary_name(tmp_path / "many" / f"s{index}_seg.nii.gz", process).write_bytes(b"half")
             os.kill(process, signal.SIGKILL)
 
-    when_begun(monkeypatch, act)
+    for name, note in (("began", note_begun), ("moved", kill_midway), ("ended", note_ended)):
+        monkeypatch.setattr(_cluster._Watcher, name, note)
     command = [*scans, "--model", model, "-o", tmp_path / "many", "--cluster", "local", "--workers", 2, "--threads", 1]
     assert call(*command) == 0
     captured = capsys.readouterr()
     assert contents(tmp_path / "many") == contents(tmp_path / "alone")
     assert sorted(line.split(":")[0] for line in captured.out.splitlines() if ": wrote" in line) == scans
-    lost = [index for index in range(4) if begun.count(index) == 2]
-    assert len(begun) == 5
-    assert f"voxseg: {scans[lost[0]]}: its worker was lost, it is done again\n" in captured.err
+    begun = [index for own in cases.values() for index in own]
+    assert sorted(begun) == sorted([0, 1, 2, 3, *killed])
+    assert f"voxseg: {scans[killed[0]]}: its worker was lost, it is done again\n" in captured.err
     assert "4 scans in " in captured.out
     assert open_to == {"127.0.0.1"}
     left = [p.cmdline() for p in psutil.Process().children(recursive=True)]

@@ -28,6 +28,7 @@ Result_contra = TypeVar("Result_contra", contravariant=True)
 ALONE_SECONDS = 10.0  # without any worker, after which that is told
 POLL_SECONDS = 1.0  # how often workers are counted
 REPORT_SECONDS = 0.3  # how often a worker tells how far it is
+UNDER_WAY = ("pending", "lost")  # what dask calls a future whose case is done, or done again
 
 _ONE_AT_A_TIME = threading.Lock()  # of a worker's process, whatever the number of its threads
 
@@ -104,6 +105,7 @@ class _Run(Generic[Result]):
         self.cluster, self.watcher = cluster, watcher
         self.left = set(range(count))
         self.attempts = [0] * count
+        self.again: dict[int, Any] = {}  # futures of cases that were done when their worker was lost with the result
         self.alone = 0.0  # since when there is no worker; 0 if there are some, infinite when that was told
         self.news: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
@@ -125,6 +127,7 @@ class _Run(Generic[Result]):
         try:
             while self.left:
                 self._count_workers()
+                self._look_again()
                 try:
                     news = self.news.get(timeout=POLL_SECONDS)
                 except queue.Empty:
@@ -149,8 +152,18 @@ class _Run(Generic[Result]):
     def _ended(self, index: int, future: Any) -> None:
         if index not in self.left:
             return
+        if future.status in UNDER_WAY:  # it had ended when this was sent; dask tells of that once
+            self.again[index] = future
+            return
         self.left.remove(index)
         self.watcher.ended(index, _result(future))
+
+    def _look_again(self) -> None:
+        """See whether cases that are done a second time have ended."""
+        for index, future in list(self.again.items()):
+            if future.status not in UNDER_WAY:
+                del self.again[index]
+                self._ended(index, future)
 
     def _count_workers(self) -> None:
         """Tell if there are none, and give up where the scheduler is gone."""
