@@ -242,6 +242,10 @@ class CaseWork:
             suffixes = (*suffixes, *DICOM_OUTPUTS)
         return _files(task, suffixes)
 
+    def probability_files(self, task: Task) -> list[Path]:
+        """Where the probabilities of a case and the names of their classes go."""
+        return _files(task, PROBABILITIES)
+
     def save(
         self,
         task: Task,
@@ -266,7 +270,7 @@ class CaseWork:
         assert self.predictor is not None
         from voxseg.data.probabilities import fill_probabilities
 
-        final, names = (temporary_name(path, os.getpid()) for path in _files(loaded.task, PROBABILITIES))
+        final, names = (temporary_name(path, os.getpid()) for path in self.probability_files(loaded.task))
         make_folder(final.parent)
         self.kept |= {final, names}
         try:
@@ -287,7 +291,7 @@ class CaseWork:
 
     def release(self, task: Task) -> None:
         """Give up the claim on a case, if there is one, and probabilities that were not written."""
-        places = {temporary_name(path, os.getpid()) for path in _files(task, PROBABILITIES)}
+        places = {temporary_name(path, os.getpid()) for path in self.probability_files(task)}
         self._remove(places & self.kept)
         claim = self.claims.pop(task.target, None)
         if claim is not None:

@@ -125,6 +125,13 @@ def bids(
     report: Annotated[
         bool, typer.Option("--report", help="Write a page for each scan too, with an interactive viewer.")
     ] = False,
+    probabilities: Annotated[
+        bool,
+        typer.Option(
+            "--probabilities",
+            help="Write *_probseg.nii.gz too: the probability of each class, in the scan's grid; its .json names them.",
+        ),
+    ] = False,
     skip_existing: SkipExisting = False,
     verbose: Verbose = False,
     allow_import: AllowImport = False,
@@ -156,7 +163,9 @@ def bids(
         derivatives.check_source(scan)
     tasks = [_task(derivatives, scan, modalities) for scan in scans]
     limit = bytes_of(max_memory)
-    settings = Settings(folder, tuple(names), device.value, threads, limit, allow_import, report, skip_existing)
+    settings = Settings(
+        folder, tuple(names), device.value, threads, limit, allow_import, report, skip_existing, probabilities
+    )
     derivatives.describe()
     by_target = {task.target: scan for task, scan in zip(tasks, scans, strict=True)}
     teller = Teller(len(tasks), verbose)
@@ -175,7 +184,12 @@ class _BidsWork(CaseWork):
     def outputs(self, task: Task) -> list[Path]:
         files = self.derivatives.of(self.scans[task.target])
         paths = [files.labels, files.table, files.sidecar, files.volumes, files.picture]
-        return [*paths, files.page] if self.settings.report else paths
+        paths += [files.page] if self.settings.report else []
+        return [*paths, *self.probability_files(task)] if self.settings.probabilities else paths
+
+    def probability_files(self, task: Task) -> list[Path]:
+        files = self.derivatives.of(self.scans[task.target])
+        return [files.probabilities, files.classes]
 
     def save(
         self,
@@ -187,7 +201,8 @@ class _BidsWork(CaseWork):
         origin: Origin,
     ) -> list[Path]:
         scan, volume = self.scans[task.target], loaded.volumes[0]
-        return self.derivatives.write(scan, volume, segmentation, origin, progress, page)
+        probabilities = self.settings.probabilities
+        return self.derivatives.write(scan, volume, segmentation, origin, progress, page, probabilities)
 
 
 @dataclass(frozen=True)

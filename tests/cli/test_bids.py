@@ -156,6 +156,29 @@ def test_derivatives_say_where_they_come_from(raw: Path, model: Path, tmp_path: 
     assert sorted(dataset.label_names) == IDS
 
 
+def test_probabilities_are_those_of_predict(model: Path, tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    scan = save(raw, "sub-01_T1w")
+    describe(raw)
+    assert call(raw, out, "participant", "--model", model, "--threads", 1, "--probabilities") == 0
+    arguments = ["predict", str(scan), "--model", str(model), "--threads", "1", "--probabilities", "-o", str(tmp_path)]
+    with pytest.raises(SystemExit) as ended:
+        run(arguments)
+    assert not ended.value.code
+    stem = out / "sub-01/anat/sub-01_seg-tiny"
+    found, other = Path(f"{stem}_probseg.nii.gz"), tmp_path / "sub-01_T1w_probabilities.nii.gz"
+    assert found.read_bytes() == other.read_bytes()
+    assert nib.load(found).shape == (*SHAPE, len(IDS) + 1)
+    about = json.loads(Path(f"{stem}_probseg.json").read_text())
+    assert about["LabelMap"] == json.loads((tmp_path / "sub-01_T1w_probabilities.json").read_text())["LabelMap"]
+    assert about["Sources"] == ["bids:raw:sub-01/anat/sub-01_T1w.nii.gz"]
+    record = json.loads(Path(f"{stem}_dseg.json").read_text())["Provenance"]
+    assert {"sub-01_seg-tiny_probseg.nii.gz", "sub-01_seg-tiny_probseg.json"} <= {f["file"] for f in record["outputs"]}
+    assert record["settings"]["probabilities"] is True
+    assert [path for path in files(out) if "/." in path] == []  # nothing under a temporary name
+    assert problems(out) == []
+
+
 def test_the_table_of_the_group_holds_the_volumes_of_the_label_files(raw: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = (raw, out, "--model", model, "--participant-label", "sub-01", "02", "--session-label", "ses-a", "b")

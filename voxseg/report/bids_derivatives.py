@@ -41,6 +41,7 @@ result.
 
 - `sub-*/**/anat/*_dseg.nii.gz`: labels in the grid of the image that `Sources` of the JSON file names; what they mean
   is in the `_dseg.tsv` beside it.
+- `sub-*/**/anat/*_probseg.nii.gz`, if asked for: the probability of each class; which is which is in the `.json`.
 - `sub-*/**/anat/*_volumes.tsv`: voxels and mm3 of each structure.
 - `sub-*/figures/*_qc.png`: a picture to check each result by.
 - `group_*`: all volumes in one table, and a page to look at, by `voxseg bids ... group`.
@@ -58,6 +59,8 @@ class Derivative:
         volumes: `_volumes.tsv`.
         picture: `_qc.png`.
         page: `_report.html`.
+        probabilities: `_probseg.nii.gz`, one volume a class.
+        classes: `_probseg.json`, what the volumes are.
     """
 
     labels: Path
@@ -66,6 +69,8 @@ class Derivative:
     volumes: Path
     picture: Path
     page: Path
+    probabilities: Path
+    classes: Path
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,8 @@ class Derivatives:
         beside = labels.with_name
         page = picture.with_name(f"{stem}_report.html")
         tsv, sidecar, volumes = (beside(stem + end) for end in ("_dseg.tsv", "_dseg.json", "_volumes.tsv"))
-        return Derivative(labels, tsv, sidecar, volumes, picture, page)
+        probabilities, classes = (beside(stem + end) for end in ("_probseg.nii.gz", "_probseg.json"))
+        return Derivative(labels, tsv, sidecar, volumes, picture, page, probabilities, classes)
 
     def check(self) -> None:
         """Refuse a folder that is the source itself, lies in its raw data, or is another pipeline's.
@@ -169,6 +175,7 @@ class Derivatives:
         origin: Origin,
         progress: Callable[[str, float], None],
         page: Callable[[Path, bytes], None] | None,
+        probabilities: bool = False,
     ) -> list[Path]:
         """Write the files of a segmentation, all or none.
 
@@ -179,6 +186,7 @@ class Derivatives:
             origin: what they were made from.
             progress: as `write_outputs` takes it.
             page: likewise.
+            probabilities: likewise: whether they already lie under their temporary names.
 
         Returns:
             Their paths.
@@ -189,17 +197,33 @@ class Derivatives:
         started, files = time.perf_counter(), self.of(scan)
         paths = [files.labels, files.volumes, files.picture, files.table, files.sidecar]
         paths += [files.page] if page else []
+        drawn = len(paths)
+        paths += [files.probabilities, files.classes] if probabilities else []
         for path in paths:
             make_folder(path.parent)
-        with staged(*paths) as (labels, volumes, picture, table, sidecar, *more):
+        with staged(*paths) as places:
+            labels, volumes, picture, table, sidecar, *more = places[:drawn]
             fill_outputs([labels, volumes, picture, *more], scan.stem, volume, segmentation, self.model, progress, page)
             table.write_text(lookup_table(segmentation.table), encoding="utf-8", newline="\n")
-            places = dict(zip(paths, (labels, volumes, picture, table, sidecar, *more), strict=True))
+            if probabilities:
+                self._describe_probabilities(scan, places[-1])
+            written = dict(zip(paths, places, strict=True))
             seconds = segmentation.seconds | {"writing": time.perf_counter() - started}
-            others = {path: place for path, place in places.items() if place != sidecar}
+            others = {path: place for path, place in written.items() if place != sidecar}
             record = segmentation_record(segmentation, origin, seconds, others)
             sidecar.write_text(_json(self._sidecar(scan, record)), encoding="utf-8", newline="\n")
         return paths
+
+    def _describe_probabilities(self, scan: BidsScan, classes: Path) -> None:
+        """Add to the names of the classes what BIDS wants to know of derivatives."""
+        sources = self.sources(scan)
+        about = {
+            "Description": f"Probabilities by voxseg {__version__} with the model {self.model}",
+            "Sources": sources,
+            "SpatialReference": sources[0],
+        }
+        named = json.loads(classes.read_text(encoding="utf-8"))
+        classes.write_text(_json({**about, "Manual": False, **named}), encoding="utf-8", newline="\n")
 
     def _sidecar(self, scan: BidsScan, record: dict[str, Any]) -> dict[str, object]:
         sources = self.sources(scan)
