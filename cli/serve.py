@@ -131,13 +131,15 @@ def _bound(host: str, port: int) -> socket.socket:
     Raises:
         UserError: if there cannot be one.
     """
-    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise UserError(f"--port {port}", "is used by another program", "give another one, or 0") from error
-        raise UserError(f"--host {host} --port {port}", f"cannot be used ({error.strerror})", "give others") from error
+        raise UserError(
+            f"--host {host} --port {port}", f"cannot be used ({error.strerror or error})", "give others"
+        ) from error
 
 
 def _address(listening: socket.socket) -> str:

@@ -48,6 +48,10 @@ elif what == "chat":
 elif what == "fail":
     say(error={"what": "scan", "problem": "is damaged", "remedy": "copy it again"})
     raise SystemExit
+elif what == "lie":  # there is nothing where it says
+    results.rmdir()
+    say(result={})
+    raise SystemExit
 elif what == "large":
     (results / "scan_seg.nii.gz").write_bytes(os.urandom(int(more)))
 about = {"series": order["series"], "secret": os.environ.get("VOXSEG_TOKEN")}

@@ -122,6 +122,7 @@ def test_a_waiting_job_is_cancelled(served, gate):
         ("leave", {}, "could not be segmented: the process ended unexpectedly (exit code 3)"),
         ("chat", {}, "could not be segmented: the process ended unexpectedly (exit code 0)"),
         ("fail", {}, "is damaged"),
+        ("lie", {}, "could not be done"),
     ],
 )
 def test_what_goes_wrong_in_a_job_is_told_and_the_next_one_is_done(served, what, options, problem):
@@ -373,6 +374,20 @@ def test_results_are_kept_where_that_is_asked_for(served, tmp_path):
     keep.write_text("no folder any more")
     told = server.end(server.start("works"))
     assert told["error"]["problem"] == "the results could not be kept"
+
+
+def test_a_job_is_removed_while_it_is_fetched(served, monkeypatch):
+    server = served()
+    job = server.start("works")
+    server.end(job)
+
+    def remove(*arguments):
+        server.client.delete(job)
+        raise FileNotFoundError
+
+    monkeypatch.setattr("voxseg.service.app.zipfile.ZipFile", remove)
+    answer = server.client.get(f"{job}/results.zip")
+    assert (answer.status_code, answer.json()["problem"]) == (404, "was removed just now")
 
 
 def test_a_full_disk(served, monkeypatch):

@@ -184,10 +184,12 @@ def make_app(jobs: Jobs, access: Access, about: About) -> Any:
         job = find(name)
         if job.state is not State.DONE:
             raise _refusal(409, "job", f"is {job.state.value}", "ask for its state until it is done")
-        archive = tempfile.TemporaryFile(dir=job.folder)  # noqa: SIM115 - closed when it has been sent
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:  # nearly all of them are packed already
-            for path in job.files():
-                packed.write(path, path.name)
+        try:
+            archive = _packed(job)
+        except OSError as error:
+            if job.removed:
+                raise _refusal(404, "job", "was removed just now", "send the scan again") from error
+            raise _no_room(error) from error
         size = archive.tell()
         archive.seek(0)
         headers = {"Content-Length": str(size), "Content-Disposition": "attachment"}
@@ -202,7 +204,6 @@ def make_app(jobs: Jobs, access: Access, about: About) -> Any:
 
 def _status(jobs: Jobs, job: Job) -> dict[str, Any]:
     """What is told of a job."""
-    sizes = [{"name": path.name, "bytes": path.stat().st_size} for path in job.files()]
     return {
         "id": job.id,
         "state": job.state.value,
@@ -210,7 +211,7 @@ def _status(jobs: Jobs, job: Job) -> dict[str, Any]:
         "stage": job.stage,
         "progress": job.progress,
         "error": job.error,
-        "result": job.result and {**job.result, "files": sizes},
+        "result": job.result,
     }
 
 
@@ -235,6 +236,19 @@ async def _pieces(request: Request) -> AsyncIterator[bytes]:
             return
 
 
+def _packed(job: Job) -> IO[bytes]:
+    """An archive of all results, in a file without a name, at its end.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    archive = tempfile.TemporaryFile(dir=job.folder)  # noqa: SIM115 - closed when it has been sent
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:  # nearly all of them are packed already
+        for path in job.files():
+            packed.write(path, path.name)
+    return archive
+
+
 async def _send(archive: IO[bytes], size: int, jobs: Jobs, job: Job) -> AsyncIterator[bytes]:
     """Send an archive, and remove its job once all of it has been taken."""
     left = size
@@ -256,7 +270,7 @@ def _refusal(status: int, what: str, problem: str, remedy: str) -> HTTPException
 
 def _no_room(error: OSError) -> HTTPException:
     reason = error.strerror or "it cannot be written"
-    return _refusal(507, "server", f"could not store the upload ({reason})", "tell whoever runs it")
+    return _refusal(507, "server", f"could not write what it has to ({reason})", "tell whoever runs it")
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -57,7 +57,7 @@ class Job:
         stage: what is being done.
         progress: fraction of the work that is done.
         error: `what`, `problem`, `remedy` of a job that failed; also `series`, where one of several has to be chosen.
-        result: `quality`, `warnings`, `seconds` by stage.
+        result: what the program told of it, and its `files`, each with `name` and `bytes`.
         ended: when it was done or failed, by the clock of `Jobs`.
         stop: set to end it.
         removed: whether nothing of it is wanted any more.
@@ -86,7 +86,8 @@ class Job:
 
     def files(self) -> list[Path]:
         """The results of a job that is done."""
-        return sorted(self.results.iterdir()) if self.state is State.DONE else []
+        names = [file["name"] for file in self.result["files"]] if self.result else []
+        return [self.results / name for name in names]
 
 
 class Jobs:
@@ -240,20 +241,23 @@ class Jobs:
             else:
                 told.update(message)
 
+        result = None
         try:
             command, show = [*self.command, str(job.folder / ORDER)], self.show_errors
             end = run_child(command, job.folder / WORK, self.limits, said, job.stop, _environment(), show)
             error = self._error_of(end, told)
+            if error is None and self.keep is not None:
+                error = self._keep(job, self.keep)
+            if error is None:
+                result = told["result"] | {"files": _listed(job.results)}
         except Exception as problem:  # the thread has to go on whatever happens
             self.say(f"job {name}: {type(problem).__name__}: {problem}")
-            end, error = End("exit", -1, 0, 0.0), _error("could not be started", "send it again later")
-        if error is None and self.keep is not None:
-            error = self._keep(job, self.keep)
+            end, error = End("exit", -1, 0, 0.0), _error("could not be done", "tell whoever runs this server")
         _remove(job.upload)
         _remove(job.folder / WORK)
         with self._changed:
             gone = job.removed or self._closed
-            job.error, job.result = error, told.get("result") if error is None else None
+            job.error, job.result = error, result
             job.progress, job.stage, job.ended = (job.progress if error else 1.0), "", self.clock()
             job.state = State.FAILED if error else State.DONE
         if gone:
@@ -326,6 +330,10 @@ def _make_root() -> tuple[Path, IO[bytes]]:
 def _environment() -> dict[str, str]:
     """That of this process without its secret."""
     return {name: value for name, value in os.environ.items() if name != "VOXSEG_TOKEN"}
+
+
+def _listed(folder: Path) -> list[dict[str, Any]]:
+    return [{"name": path.name, "bytes": path.stat().st_size} for path in sorted(folder.iterdir())]
 
 
 def _error(problem: str, remedy: str) -> dict[str, Any]:

@@ -284,7 +284,7 @@
     const holder = make("div");
     const button = make("button", "Open the viewer", { type: "button", className: "open-viewer" });
     button.addEventListener("click", () => {
-      const frame = make("iframe", "", { title: "Interactive viewer", src: path(id, "files", name) });
+      const frame = make("iframe", "", { title: "Interactive viewer", src: `${path(id, "files", name)}#volumes` });
       frame.setAttribute("sandbox", "allow-scripts");
       button.replaceWith(frame);
     });
