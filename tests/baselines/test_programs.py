@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -30,3 +31,54 @@ def test_the_table(program: str, options: list[str], rows: list[str]) -> None:
         cells = [line for line in lines if line[0] == row]
         assert cells
         assert all(0 <= float(cell) <= 1 for line in cells for cell in line[-3:])
+
+
+def run_program(program: str, *options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(FOLDER / program), *map(str, options)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.mark.slow
+def test_ablation_of_degrees(tmp_path: Path) -> None:
+    picture = tmp_path / "ablation.png"
+    options = ["--steps", 1, "--size", 8, "--batch", 4, "--tests", 8, "--weights", 700, "--seeds", 1, "-o", picture]
+    done = run_program("lmax_ablation.py", *options)
+    assert done.returncode == 0, done.stderr
+    rows = [
+        [c.strip() for c in line.strip("|").split("|")] for line in done.stdout.splitlines() if line.startswith("|")
+    ]
+    assert len(rows) == 2 + 4 + 4 + 3 + 3
+    for features, filters, *_, weights, _, _, upright, turned in (row[1:] for row in rows[2:]):
+        assert 450 < int(weights) <= 700
+        if features == "0" or filters == "0":
+            assert (float(upright), float(turned)) == (1, 1), "scalars make no vector"
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_training_set_size_of_a_file_like_those_of_medmnist(tmp_path: Path) -> None:
+    path, picture, random = tmp_path / "made.npz", tmp_path / "curves.png", np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    for part, count in (("train", 6), ("val", 2), ("test", 4)):
+        labels = (np.arange(count) % 2)[:, None]
+        bright = random.integers(0, 60, (count, 28, 28, 28)) + 150 * labels[:, :, None, None]
+        arrays |= {f"{part}_images": bright.astype(np.uint8), f"{part}_labels": labels.astype(np.uint8)}
+    np.savez(path, **arrays)
+    done = run_program(
+        "training_set_size.py", "--npz", path, "--sizes", 4, 6, "--steps", 1, "--seeds", 1, "-o", picture
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [
+        [c.strip() for c in line.strip("|").split("|")] for line in done.stdout.splitlines() if line.startswith("|")
+    ]
+    steerable, plain = rows[2:]
+    assert rows[0][2:] == ["4 volumes", "6 volumes"]
+    assert 10 <= int(plain[1].replace(",", "")) / int(steerable[1].replace(",", "")) < 12
+    assert all(0 <= float(part) <= 1 for row in (steerable, plain) for cell in row[2:] for part in cell.split(" / "))
+    assert picture.stat().st_size > 10_000
+    too_many = run_program("training_set_size.py", "--npz", path, "--sizes", 7)
+    assert too_many.returncode == 1
+    assert too_many.stderr.strip() == f"{path}: has 6 volumes to train on, --sizes asks for more"
+    np.savez(path, train_images=arrays["train_images"])
+    assert "not a file of MedMNIST3D" in run_program("training_set_size.py", "--npz", path).stderr

@@ -42,8 +42,8 @@ class PooledNorm(nn.Module):
         mean, square = self.mean, self.square
         if self.training:
             mean, square = self._moments(x.flatten(1))
-            self.mean.lerp_(mean.detach(), self.momentum)
-            self.square.lerp_(square.detach(), self.momentum)
+            self.mean.lerp_(mean.detach().to(self.mean), self.momentum)
+            self.square.lerp_(square.detach().to(self.square), self.momentum)
         shape = (1, -1, 1, 1, 1)
         return (x - mean.view(shape)) * (square + 1e-8).rsqrt().view(shape)
 

@@ -272,7 +272,7 @@ class Homogeneous(Baseline):
         in_channels: int,
         out_channels: int,
         symmetry: str = "O",
-        levels: Sequence[str] = ("1xregular", "2xregular", "3xregular"),
+        levels: Sequence[str] = ("6xtrivial+1xregular", "6xtrivial+2xregular", "3xregular"),
         size: int = 3,
     ) -> None:
         super().__init__()
