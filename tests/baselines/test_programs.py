@@ -17,6 +17,12 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
     [
         ("spherical_digits.py", ["--epochs", "1", "--limit", "80"], ["spherical CNN", "planar CNN"]),
         ("diffusion_fractions.py", ["--steps", "5"], ["MLP of measured values", "spherical CNN"]),
+        ("mace_body_order.py", ["--steps", "2", "--networks", "1"], ["1"]),
+        (
+            "nequip_spacing.py",
+            ["--steps", "2", "--size", "12", "--tests", "2"],
+            ["NequIP", "plain U-Net"],
+        ),
         ("thick_slices.py", ["--steps", "2", "--size", "12", "--networks", "SO3", "O2_z"], ["SO3", "O2_z"]),
     ],
 )
