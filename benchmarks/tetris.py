@@ -4,7 +4,7 @@ The experiment of Weiler et al. (2018, arXiv:1807.02547) and of e3nn's first exa
 pose of the training, the 24 rotations of the grid, and random rotations, for which shapes are drawn anew. Minutes on
 one core:
 
-    python benchmarks/tetris.py [--steps 120] [--poses 24] [--seeds 2] [--size 20 --edge 3.5 --blur 1.2]
+    python benchmarks/tetris.py [--steps 80] [--poses 24] [--seeds 2] [--size 12 --edge 2 --blur 0.7]
 
 Prints a markdown table: shapes told right, in percent (mean over seeds), and whether the mirror pair is told apart.
 """
@@ -69,12 +69,12 @@ def arms() -> list[Arm]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--poses", type=int, default=24, help="random rotations")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--size", type=int, default=20, help="voxels of the grid along each axis")
-    parser.add_argument("--edge", type=float, default=3.5, help="of a cube, in voxels")
-    parser.add_argument("--blur", type=float, default=1.2, help="in voxels")
+    parser.add_argument("--size", type=int, default=12, help="voxels of the grid along each axis")
+    parser.add_argument("--edge", type=float, default=2.0, help="of a cube, in voxels")
+    parser.add_argument("--blur", type=float, default=0.7, help="in voxels")
     options = parser.parse_args()
 
     shape = {"size": options.size, "edge": options.edge, "blur": options.blur}
