@@ -210,7 +210,7 @@ def table(part: str, arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=64, help="voxels along each axis of the window")
+    parser.add_argument("--size", type=int, default=64, help="voxels along each axis; networks need a multiple of 32")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
@@ -218,6 +218,8 @@ def main() -> None:
     parser.add_argument("--cpu-time", action="store_true", help="of the process, for machines that others use")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if "networks" in arguments.part and arguments.size % 32:
+        parser.error("--size: SwinUNETR takes multiples of 32 alone; leave it out with --part layers")
     warnings.filterwarnings("ignore", module="escnn|e3nn|monai|torch")
     if arguments.memory_of:
         torch.set_num_threads(1)
