@@ -50,6 +50,13 @@ def test_weights_and_config_come_back(tmp_path: Path) -> None:
     assert LabelTable.read(tmp_path / "model" / "labels.csv") == config.labels.predicted()
 
 
+def test_all_files_may_be_read_by_those_who_may_read_new_files(tmp_path: Path) -> None:
+    _write(tmp_path, tiny_config())
+    (tmp_path / "new").touch()
+    modes = {path.stat().st_mode for path in (tmp_path / "model").iterdir()}
+    assert modes == {(tmp_path / "new").stat().st_mode}
+
+
 def test_card_tells_data_steps_time_machine_and_versions(tmp_path: Path) -> None:
     config = tiny_config(data="/some/where/head_maps", licence="Apache-2.0")
     card = _write(tmp_path, config, [0.5, 0.75, math.nan])

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from voxseg.data.staging import write_complete, write_text
 from voxseg.training.checkpoint import TrainingState, versions
@@ -33,7 +33,7 @@ def write_model(run: Run, state: TrainingState, scores: Scores | FieldScores | N
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.averaged.state_dict().items()}
     # One entry only: safetensors writes several in an order that changes from file to file.
     metadata = {"voxseg": f"{config.name}, step {state.step}, voxseg {versions()['voxseg']}"}
-    write_complete(folder / "model.safetensors", lambda path: save_file(weights, path, metadata))
+    write_complete(folder / "model.safetensors", lambda path: path.write_bytes(save(weights, metadata)))
     if config.targets is None:
         table = config.labels.with_sides() if config.postprocessing.sides else run.table
         table.write(folder / "labels.csv")
