@@ -65,7 +65,7 @@ def test_a_lost_workers_cases_are_done_again_and_every_case_is_there_once(tmp_pa
     assert call(*scans, "--model", model, "-o", tmp_path / "alone", "--threads", 1) == 0
     capsys.readouterr()
     cases, ended, killed, open_to = {}, set(), [], set()
-    began, moved, finished = (getattr(_cluster._Watcher, name) for name in ("began", "moved", "ended"))
+    began, finished = _cluster._Watcher.began, _cluster._Watcher.ended
 
     def note_begun(self, index, process, attempt):
         began(self, index, process, attempt)
@@ -74,22 +74,23 @@ def test_a_lost_workers_cases_are_done_again_and_every_case_is_there_once(tmp_pa
             with suppress(psutil.NoSuchProcess):  # it may end at any time
                 sockets = [s for s in relative.net_connections("inet") if s.status == psutil.CONN_LISTEN]
                 open_to.update(s.laddr.ip for s in sockets)
+        kill_midway()
 
     def note_ended(self, index, result):
         finished(self, index, result)
         ended.add(index)
+        kill_midway()
 
-    def kill_midway(self, index, stage, fraction):
-        moved(self, index, stage, fraction)
-        process, own = next((process, own) for process, own in cases.items() if own[-1] == index)
-        # Midway, and with no result that has not been heard of: that would be lost with it, and made again.
-        if not killed and len(own) > 1 and ended.issuperset(own[:-1]):
-            killed.append(index)
-            # What a worker that is killed while it writes leaves behind.
-            temporary_name(tmp_path / "many" / f"s{index}_seg.nii.gz", process).write_bytes(b"half")
-            os.kill(process, signal.SIGKILL)
+    def kill_midway():
+        for process, own in cases.items():
+            # With no result but the last that has not been heard of: others would be lost with it, and made again.
+            if not killed and len(own) > 1 and own[-1] not in ended and ended.issuperset(own[:-1]):
+                killed.append(own[-1])
+                # What a worker that is killed while it writes leaves behind.
+                temporary_name(tmp_path / "many" / f"s{own[-1]}_seg.nii.gz", process).write_bytes(b"half")
+                os.kill(process, signal.SIGKILL)
 
-    for name, note in (("began", note_begun), ("moved", kill_midway), ("ended", note_ended)):
+    for name, note in (("began", note_begun), ("ended", note_ended)):
         monkeypatch.setattr(_cluster._Watcher, name, note)
     command = [*scans, "--model", model, "-o", tmp_path / "many", "--cluster", "local", "--workers", 2, "--threads", 1]
     assert call(*command) == 0
