@@ -87,6 +87,15 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FOLDER|FILE", help="Scans to draw in the report behind the outlines.", readable=False),
     ] = None,
+    field: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND|FOLDER|FILE",
+            help="Predictions are fields and no labels: scalar, vector, axis or tensor; or what the targets of a model "
+            "or config say. Prints errors and angles, writes fields.csv.",
+            show_default=False,
+        ),
+    ] = None,
     jobs: Annotated[
         int, typer.Option(min=1, metavar="N", help="Cases at a time, each in a process of up to 1 GB.")
     ] = 1,
@@ -108,6 +117,11 @@ def evaluate(
 
     pairings = _pairings(predictions, references, name, compare or [], partial)
     pairs = [pair for pairing, _ in pairings.values() for pair in pairing.pairs]
+    if field is not None:
+        from voxseg.cli._evaluate_field import evaluate_fields
+
+        problems = [problem for pairing, _ in pairings.values() for problem in pairing.problems]
+        return evaluate_fields(pairs, problems, field, output)
     places = find_scans(scans, pairs) if scans is not None else {}
     if verbose:
         print("\n".join(_matched(pairings)), end="\n\n")

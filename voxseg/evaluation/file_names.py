@@ -17,7 +17,7 @@ LABELS, UNSAID, IMAGE = 0, 1, 2
 
 _LABEL_WORDS = (
     r"(?!prob)[a-z0-9+.]*seg|segm|seg(?:mentation)?s?|label[-_]?maps?|labels?|pred(?:s|iction|ictions|icted)?|masks?|roi"
-    r"|gt|ground[-_]?truth|truth|manual|references?|[a-z0-9.+]*parc(?:ellation)?|lesions?|tumou?rs?"
+    r"|fields?|targets?|gt|ground[-_]?truth|truth|manual|references?|[a-z0-9.+]*parc(?:ellation)?|lesions?|tumou?rs?"
 )
 _IMAGE_WORDS = (
     r"t1|t1w|t1n|t1c|t1ce|t1gd|t1weighted|t2|t2w|t2f|t2star|flair|pd|pdw|ct|pet|dwi|adc|swi|bold|mri?|orig|nu|norm"

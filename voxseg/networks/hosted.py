@@ -13,6 +13,7 @@ HOSTED: dict[str, str] = {
     "mace": "voxseg.baselines.mace:MACE",
     "nequip": "voxseg.baselines.nequip:NequIP",
     "order_parameters": "voxseg.baselines.order_parameters:OrderParameterUNet",
+    "phisnet": "voxseg.baselines.phisnet:PhiSNet",
     "se3cnn": "voxseg.baselines.se3cnn:SE3CNN",
     "spherical": "voxseg.baselines.spherical:Spherical",
 }
