@@ -218,13 +218,13 @@ def main() -> None:
     parser.add_argument("--cpu-time", action="store_true", help="of the process, for machines that others use")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if "networks" in arguments.part and arguments.size % 32:
-        parser.error("--size: SwinUNETR takes multiples of 32 alone; leave it out with --part layers")
     warnings.filterwarnings("ignore", module="escnn|e3nn|monai|torch")
     if arguments.memory_of:
         torch.set_num_threads(1)
         print(*peak_memory(*arguments.memory_of, arguments.size))
         return
+    if "networks" in arguments.part and arguments.size % 32:
+        parser.error("--size: SwinUNETR takes multiples of 32 alone; leave it out with --part layers")
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     clock = "seconds of the processor" if arguments.cpu_time else "seconds"

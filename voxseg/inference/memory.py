@@ -27,6 +27,9 @@ __all__ = [
 DEFAULT_LIMIT = 25 * 10**8
 """Bytes that the whole process may take if nothing else is said, for a scan of `USUAL_VOXELS` or fewer."""
 
+LEAST_BESIDE = 2 * 10**9
+"""Bytes that a scan gets by default in a process that held much before: that is no reason for smaller windows."""
+
 USUAL_VOXELS = 256**3
 LARGER = 16
 """Bytes that a larger scan may take by default for each further voxel: it has to be held, with its labels."""
@@ -41,9 +44,14 @@ NETWORK_CONSTANT = 300 * 10**6
 """Bytes of a network's temporaries, which are held in slabs of fixed size."""
 
 
-def default_limit(voxels: int) -> int:
-    """Bytes that the whole process may take for a scan of so many voxels if nothing else is said."""
-    return DEFAULT_LIMIT + LARGER * max(0, voxels - USUAL_VOXELS)
+def default_limit(voxels: int, held: int = 0) -> int:
+    """Bytes that the whole process may take for a scan of so many voxels if nothing else is said.
+
+    Args:
+        voxels: of the scan.
+        held: bytes that the process held before.
+    """
+    return max(DEFAULT_LIMIT, held + LEAST_BESIDE) + LARGER * max(0, voxels - USUAL_VOXELS)
 
 
 def network_bytes(config: NetworkConfig) -> int:

@@ -119,7 +119,8 @@ class Predictor:
         self.device = choose_device(device)
         self.max_memory, self.window, self.reserved = max_memory, window, reserved
         self.network, self.sides = on_device(model.network, self.device), model.sides
-        reusable_memory()  # its first call has to come before the first scan
+        # The first call of reusable_memory has to come before the first scan.
+        self._held = max(0, resident_memory() - reusable_memory())
 
     def plan(self, images: Volume | Sequence[Volume], probabilities: bool = False) -> Plan:
         """What segmenting a case will take of memory, and in how many windows the network will run.
@@ -218,7 +219,7 @@ class Predictor:
     def _allowed(self, scan: Geometry) -> int:
         """Bytes that may still be taken on the CPU for a scan."""
         reusable, free = reusable_memory(), free_memory()
-        limit = self.max_memory if self.max_memory is not None else default_limit(math.prod(scan.shape))
+        limit = self.max_memory if self.max_memory is not None else default_limit(math.prod(scan.shape), self._held)
         left = limit - resident_memory() + reusable - self.reserved
         return left if free is None else min(left, int(free * 0.9) + reusable)
 
