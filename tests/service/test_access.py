@@ -1,9 +1,11 @@
 """Who may be served, and where."""
 
+import asyncio
+
 import pytest
 
 from voxseg.errors import UserError
-from voxseg.service.access import Access, check_exposure, is_loopback
+from voxseg.service.access import UNWANTED_BYTES, Access, Guard, check_exposure, is_loopback
 
 TOKEN = "0123456789abcdef"
 
@@ -43,3 +45,21 @@ def test_cookies_of_two_servers_on_one_machine_are_told_apart():
     assert not access.knows_token({**headers, "host": "127.0.0.1:1235"})
     assert not access.knows_token({**headers, "authorization": "Bearer wrong"})
     assert not access.knows_token({"host": "a", "cookie": "\x00=;;"})
+
+
+@pytest.mark.parametrize(("pieces", "read"), [([b"a", b"b"], 2), ([bytes(UNWANTED_BYTES)] * 3, 1)])
+def test_a_little_of_what_is_refused_is_read_before_the_answer(pieces, read):
+    """Otherwise the connection is reset, and the answer may be lost."""
+    events, left = [], list(pieces)
+
+    async def receive():
+        events.append("read")
+        body = left.pop(0)
+        return {"type": "http.request", "body": body, "more_body": bool(left)}
+
+    async def send(message):
+        events.append(message.get("status", "end"))
+
+    scope = {"type": "http", "method": "POST", "path": "/api/jobs", "headers": [(b"host", b"localhost")]}
+    asyncio.run(Guard(None, Access(TOKEN), ())(scope, receive, send))
+    assert events == ["read"] * read + [401, "end"]

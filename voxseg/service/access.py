@@ -8,11 +8,13 @@ know the token, if there is one: as a bearer token, or in a cookie that no other
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import re
 import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +25,9 @@ __all__ = ["Access", "Guard", "check_exposure", "is_loopback"]
 
 LEAST_TOKEN = 16
 """Characters; a token cannot be guessed at then, however often somebody asks."""
+
+UNWANTED_BYTES, UNWANTED_SECONDS = 2**20, 2.0
+"""How much of a body is read, and for how long, of a request that is refused."""
 
 SAFE_METHODS = ("GET", "HEAD")
 HEADERS = {
@@ -141,27 +146,30 @@ class Guard:
         if scope["type"] != "http":  # nothing here speaks WebSocket
             return None
 
+        body = _Body(receive)
+
         async def send_guarded(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 given = {name.lower() for name, _ in message["headers"]}
                 more = [(name, value) for name, value in HEADERS.items() if name not in given]
                 if scope["method"] not in SAFE_METHODS and message["status"] >= 400:
                     more.append((b"connection", b"close"))  # the rest of a body is not wanted
+                    await body.drain()
                 message["headers"] = [*message["headers"], *more]
             await send(message)
 
         refusal = self._refusal(scope)
         if refusal is None:
-            return await self.app(scope, receive, send_guarded)
+            return await self.app(scope, body.receive, send_guarded)
         status, problem, remedy = refusal
         from voxseg.provenance import to_json
 
-        body = to_json({"what": "request", "problem": problem, "remedy": remedy}).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        told = to_json({"what": "request", "problem": problem, "remedy": remedy}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(told)).encode())]
         if status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
         await send_guarded({"type": "http.response.start", "status": status, "headers": headers})
-        await send_guarded({"type": "http.response.body", "body": body})
+        await send_guarded({"type": "http.response.body", "body": told})
 
     def _refusal(self, scope: dict[str, Any]) -> tuple[int, str, str] | None:
         """Status, problem and remedy; None if the request is let through."""
@@ -175,3 +183,31 @@ class Guard:
         if scope["path"] not in self.open_paths and not self.access.knows_token(headers):
             return 401, "needs the token of this server", "send it as: Authorization: Bearer TOKEN"
         return None
+
+
+class _Body:
+    """The body of a request, of which some may be left when the answer is sent.
+
+    A connection that is closed with something unread is reset, and whoever sent it may never see the answer. So a
+    little is read and thrown away before: of a large upload that goes on, the answer may be lost.
+    """
+
+    def __init__(self, receive: Callable[[], Awaitable[Any]]) -> None:
+        self._receive, self._ended = receive, False
+
+    async def receive(self) -> Any:
+        """The next message."""
+        message = await self._receive()
+        self._ended = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+    async def drain(self) -> None:
+        """Read what is left, up to a limit of bytes and of time."""
+
+        async def read() -> None:
+            left = UNWANTED_BYTES
+            while not self._ended and left > 0:
+                left -= len((await self.receive()).get("body", b""))
+
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(read(), UNWANTED_SECONDS)
