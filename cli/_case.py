@@ -240,11 +240,11 @@ class CaseWork:
             suffixes = (*suffixes, *PROBABILITIES)
         if any(image.series is not None for image in task.images.values()):
             suffixes = (*suffixes, *DICOM_OUTPUTS)
-        return _files(task, suffixes)
+        return files_of(task, suffixes)
 
     def probability_files(self, task: Task) -> list[Path]:
         """Where the probabilities of a case and the names of their classes go."""
-        return _files(task, PROBABILITIES)
+        return files_of(task, PROBABILITIES)
 
     def save(
         self,
@@ -310,7 +310,8 @@ class CaseWork:
         self.claims.clear()
 
 
-def _files(task: Task, suffixes: Sequence[str]) -> list[Path]:
+def files_of(task: Task, suffixes: Sequence[str]) -> list[Path]:
+    """The files of a case whose names end so."""
     return [task.target.with_name(task.target.name + suffix) for suffix in suffixes]
 
 

@@ -33,10 +33,11 @@ def evaluate_fields(
         output: folder for `fields.csv`.
 
     Raises:
-        UserError: if `field` is none, or no case could be scored.
+        UserError: if `field` is none, or the table cannot be written.
     """
     from voxseg.data.staging import write_text
     from voxseg.evaluation.fields import field_of, field_table, mean_errors, score_field
+    from voxseg.report.outputs import make_folder
 
     target = field_of(field)
     scores, failed = [], list(problems)
@@ -55,7 +56,7 @@ def evaluate_fields(
     means = mean_errors(scores, target)
     print("  ".join([f"{'mean':<{width}}", " " * 9, *(_cell(means[name]) for name in names)]))
     if output is not None and scores:
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
         write_text(output / CASES, field_table(scores, target))
         print(f"wrote {output / CASES}")
     for case, problem in failed:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voxseg.cli._case import CaseWork, Loaded, Written
+from voxseg.cli._case import CaseWork, Loaded, Written, files_of
 from voxseg.cli._cases import Task
 from voxseg.errors import UserError
 from voxseg.provenance import Origin
@@ -74,7 +74,7 @@ class FieldWork(CaseWork):
 
     def outputs(self, task: Task) -> list[Path]:
         """The files that are written of a case."""
-        return [task.target.with_name(task.target.name + suffix) for suffix in FIELD_OUTPUTS]
+        return files_of(task, FIELD_OUTPUTS)
 
     def _settings(self) -> dict[str, Any]:
         settings = super()._settings()

@@ -34,6 +34,7 @@ __all__ = [
     "now",
     "plain",
     "record",
+    "record_of_case",
     "software",
     "to_json",
 ]
@@ -81,6 +82,34 @@ def record(kind: str, started: str = "", **parts: Any) -> dict[str, Any]:
     head = {"format": FORMAT, "kind": kind, "software": software(), "platform": system}
     when = {"started": started} if started else {}
     return plain({**head, **when, **parts})
+
+
+def record_of_case(
+    kind: str, origin: Origin, seconds: Mapping[str, float], files: Mapping[Path, Path], **parts: Any
+) -> dict[str, Any]:
+    """A record of the results of a case.
+
+    Args:
+        kind: of output.
+        origin: what they were made from.
+        seconds: by stage.
+        files: what was written, each with where it lies while not all are complete.
+        parts: what there is to tell of the result itself.
+    """
+    return record(
+        kind,
+        origin.started,
+        seconds={stage: round(took, 3) for stage, took in seconds.items()},
+        model=origin.model,
+        inputs=origin.inputs,
+        settings=origin.settings,
+        **parts,
+        warnings=origin.warnings,
+        outputs=[
+            {**about_file, "file": path.name}
+            for path, about_file in zip(files, describe_files(files.values()), strict=True)
+        ],
+    )
 
 
 def software() -> dict[str, str]:

@@ -1,12 +1,12 @@
 """The pages in a real browser without graphics hardware, opened from the disk."""
 
 import io
-import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from browsers import chromium, open_page
 from matplotlib.image import imread
 
 from voxseg.cli._cases import EXAMPLE
@@ -15,28 +15,14 @@ from voxseg.report.evaluation_page import write_evaluation_page
 from voxseg.report.qc import draw_qc
 from voxseg.report.scan_page import ScanReport, write_scan_page
 
-ARGUMENTS = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
-PATIENCE = 60_000  # milliseconds until a step has failed
 WINDOW = {"width": 760, "height": 640}  # small, as every pixel is computed
 
 
 @pytest.fixture(scope="module")
 def launch():
     """Starts browsers, which end with the module."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
-    if program is None:
-        pytest.skip("there is no chromium and no google-chrome on this machine")
-    with playwright.sync_playwright() as driver:
-        opened = []
-
-        def start(*arguments):
-            opened.append(driver.chromium.launch(executable_path=program, args=[*ARGUMENTS, *arguments]))
-            return opened[-1]
-
+    with chromium() as start:
         yield start
-        for browser in opened:
-            browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +32,7 @@ def browser(launch):
 
 def visit(browser, path, **options):
     """Open a page; what it says on the console and what it requests is kept."""
-    page = browser.new_page(viewport=WINDOW, **options)
-    page.said, page.requested = [], []
-    page.on("console", lambda message: page.said.append(message.text))
-    page.on("pageerror", lambda error: page.said.append(str(error)))
-    page.on("request", lambda request: page.requested.append(request.url))
-    page.set_default_timeout(PATIENCE)
-    page.goto(path.as_uri())
-    return page
+    return open_page(browser, path.as_uri(), viewport=WINDOW, **options)
 
 
 def ready(page, scene=0):

@@ -6,16 +6,14 @@ import base64
 import json
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from browsers import chromium, open_page
 
 from small_server import COMMAND, until
 
-ARGUMENTS = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
-PATIENCE = 60_000  # milliseconds until a step has failed
 WINDOW = {"width": 900, "height": 700}
 TOKEN = "a-token-of-some-length"
 
@@ -44,14 +42,8 @@ DRAG = """([kinds, files]) => {
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
-    if program is None:
-        pytest.skip("there is no chromium and no google-chrome on this machine")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=program, args=ARGUMENTS)
-        yield opened
-        opened.close()
+    with chromium() as start:
+        yield start()
 
 
 @pytest.fixture
@@ -59,19 +51,13 @@ def visit(browser):
     """Opens the page of a server; what it says on the console and what it requests is kept."""
     pages = []
 
-    def open_page(server, **options):
-        page = browser.new_page(viewport=WINDOW, **options)
-        page.said, page.requested = [], []
-        page.on("console", lambda message: page.said.append(message.text))
-        page.on("pageerror", lambda error: page.said.append(str(error)))
-        page.on("request", lambda request: page.requested.append(request.url))
-        page.set_default_timeout(PATIENCE)
-        page.goto(str(server.client.base_url))
+    def visit(server, **options):
+        page = open_page(browser, str(server.client.base_url), viewport=WINDOW, **options)
         page.locator("main > section:visible").first.wait_for()  # it asks the server what to show
         pages.append(page)
         return page
 
-    yield open_page
+    yield visit
     for page in pages:
         page.close()
 

@@ -14,7 +14,6 @@ Read are these, and 4-D files with the components as their volumes.
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from voxseg.data.field_kinds import FieldTarget
 from voxseg.data.geometry import Geometry
 from voxseg.data.paths import NIFTI_SUFFIXES
-from voxseg.data.segmentation import GEOMETRY_FIELDS, blank_header
+from voxseg.data.segmentation import GEOMETRY_FIELDS, blank_header, write_nifti
 from voxseg.data.volume import Volume, explained, read_header
 from voxseg.errors import UserError
 
@@ -147,12 +146,7 @@ def write_field(
     image.header.set_slope_inter(1, 0)
     image.header.extensions.clear()
     _set_intent(image.header, target)
-    with open(path, "wb") as file:
-        if path.name.endswith(".gz"):
-            with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=file, mtime=0) as packed:
-                image.to_stream(packed)
-        else:
-            image.to_stream(file)
+    write_nifti(image, path)
     _verify(path, stored, geometry)
 
 

@@ -16,7 +16,7 @@ from voxseg.data.geometry import Geometry
 from voxseg.data.labels import LabelTable
 from voxseg.data.volume import LABEL_INTENT, Volume
 
-__all__ = ["blank_header", "read_label_names", "write_segmentation"]
+__all__ = ["blank_header", "read_label_names", "write_nifti", "write_segmentation"]
 
 CARET_CODE = 30  # NIFTI_ECODE_CARET, which Connectome Workbench reads
 PLAIN_CODE = 0  # the same text once more for readers of TotalSegmentator's files, which look for it here
@@ -72,6 +72,12 @@ def write_segmentation(
     image.header.extensions.clear()
     for code in (PLAIN_CODE, CARET_CODE):
         image.header.extensions.append(nib.nifti1.Nifti1Extension(code, label_extension(table)))
+    write_nifti(image, path)
+    _verify(path, geometry, labels.reshape(shape, order="F"), table)
+
+
+def write_nifti(image: nib.Nifti1Image | nib.Nifti2Image, path: Path) -> None:
+    """Write an image as it is, packed if the name ends with `.gz`."""
     with open(path, "wb") as file:
         if path.name.endswith(".gz"):
             # Level 1: label maps shrink a hundredfold at any level. No time stamp: equal results are equal files.
@@ -79,7 +85,6 @@ def write_segmentation(
                 image.to_stream(packed)
         else:
             image.to_stream(file)
-    _verify(path, geometry, labels.reshape(shape, order="F"), table)
 
 
 def blank_header(geometry: Geometry) -> nib.Nifti1Header:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,11 +15,10 @@ from voxseg.data.field_kinds import FieldTarget
 from voxseg.data.geometry import Geometry
 from voxseg.data.preparation import covering_grid, preparation_bytes, prepare, sample
 from voxseg.data.volume import Volume
-from voxseg.errors import UserError
-from voxseg.inference.memory import DEFAULT_LIMIT, free_memory, network_bytes, resident_memory, reusable_memory
+from voxseg.inference.memory import held_memory, memory_left, network_bytes, resident_memory, reusable_memory
 from voxseg.inference.model import FieldModel
 from voxseg.inference.plan import Plan, choose_run
-from voxseg.inference.predictor import check_images, choose_device, on_device
+from voxseg.inference.predictor import check_images, check_memory, choose_device, gpu_memory, on_device, stage
 from voxseg.inference.windows import in_windows
 
 __all__ = ["FieldPrediction", "FieldPredictor"]
@@ -54,7 +52,7 @@ class FieldPredictor:
     Args:
         model: as `load_field_model` gives it, or built in memory.
         device: as for `Predictor`.
-        max_memory: bytes that the whole process may take on the CPU; by default 4 GB, or what is free if that is less.
+        max_memory: bytes that the whole process may take on the CPU; as for `Predictor`.
         window: voxels of the sides of the windows that the network runs in; by default as large as fits into memory.
 
     Raises:
@@ -67,7 +65,7 @@ class FieldPredictor:
         self.model, self.device = model, choose_device(device)
         self.max_memory, self.window, self.reserved = max_memory, window, 0
         self.network = on_device(model.network, self.device)
-        reusable_memory()
+        self._held = held_memory()
 
     def plan(self, images: Volume | Sequence[Volume], probabilities: bool = False) -> Plan:
         """What predicting a case will take of memory, and in how many windows the network will run.
@@ -83,17 +81,15 @@ class FieldPredictor:
         preparing = preparation_bytes([volume.data for volume in volumes], scan, config.preparation)
         channels, voxels = config.network.out_channels, math.prod(scan.shape)
         held = 4 * (len(volumes) + channels) * math.prod(grid.shape)
-        reusable, free = reusable_memory(), free_memory()
-        limit = self.max_memory if self.max_memory is not None else DEFAULT_LIMIT
-        left = limit - resident_memory() + reusable - self.reserved
-        left = left if free is None else min(left, int(free * 0.9) + reusable)
-        gpu = int(torch.cuda.mem_get_info(self.device)[0] * 0.8) if self.device.type == "cuda" else None
+        left = memory_left(self.max_memory, voxels, self._held, self.reserved)
         measured: int | None = getattr(self.network, "bytes_per_voxel", None)
         voxel = measured or network_bytes(config.network)
-        run = choose_run(grid.shape, channels, voxel, left - held, None, gpu, self.window, pieces=False)
+        run = choose_run(
+            grid.shape, channels, voxel, left - held, None, gpu_memory(self.device), self.window, pieces=False
+        )
         # In the end the field is there twice, as it was sampled and as it is written, beside a channel at work.
         afterwards = held + 4 * voxels * (2 * channels + 2)
-        used = resident_memory() - reusable
+        used = resident_memory() - reusable_memory()
         return Plan(
             grid.shape,
             config.preparation.spacing,
@@ -120,31 +116,18 @@ class FieldPredictor:
         volumes = [images] if isinstance(images, Volume) else list(images)
         check_images(volumes, list(config.preparation.images))
         plan, scan = self.plan(volumes), volumes[0].geometry
-        if plan.expected > plan.allowed:
-            needed, allowed = plan.expected / 1e9, plan.allowed / 1e9
-            problem = f"needs {needed:.1f} GB for its field, {allowed:.1f} GB are allowed"
-            raise UserError(volumes[0].path, problem, "allow more with --max-memory, or give a smaller scan")
-        seconds, started = {}, time.perf_counter()
-
-        def done(stage: str) -> None:
-            nonlocal started
-            now = time.perf_counter()
-            seconds[stage], started = now - started, now
-            progress(stage, 1.0)
-
-        progress("preparing", 0.0)
-        prepared = prepare([(volume.data, volume.geometry) for volume in volumes], config.preparation)
-        done("preparing")
-        progress("network", 0.0)
+        check_memory(volumes[0], plan, "its field")
+        seconds: dict[str, float] = {}
+        with stage("preparing", seconds, progress):
+            prepared = prepare([(volume.data, volume.geometry) for volume in volumes], config.preparation)
         window = plan.run.window or prepared.grid.shape
-        found = in_windows(
-            self._run, prepared.image[None], window, config.network.out_channels,
-            progress=lambda fraction: progress("network", fraction),
-        )[0]  # fmt: skip
-        done("network")
-        progress("restoring", 0.0)
-        fields = self._restored(found, prepared.grid, scan)
-        done("restoring")
+        with stage("network", seconds, progress):
+            found = in_windows(
+                self._run, prepared.image[None], window, config.network.out_channels,
+                progress=lambda fraction: progress("network", fraction),
+            )[0]  # fmt: skip
+        with stage("restoring", seconds, progress):
+            fields = self._restored(found, prepared.grid, scan)
         return FieldPrediction(fields, target, plan.run.count, seconds, plan)
 
     def _restored(self, found: Tensor, grid: Geometry, scan: Geometry) -> NDArray[np.float32]:

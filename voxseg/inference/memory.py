@@ -19,6 +19,8 @@ __all__ = [
     "WORKER_LIMIT",
     "default_limit",
     "free_memory",
+    "held_memory",
+    "memory_left",
     "network_bytes",
     "resident_memory",
     "reusable_memory",
@@ -52,6 +54,26 @@ def default_limit(voxels: int, held: int = 0) -> int:
         held: bytes that the process held before.
     """
     return max(DEFAULT_LIMIT, held + LEAST_BESIDE) + LARGER * max(0, voxels - USUAL_VOXELS)
+
+
+def held_memory() -> int:
+    """Bytes that this process holds in use; 0 where that cannot be told. Called before the first scan is read."""
+    return max(0, resident_memory() - reusable_memory())
+
+
+def memory_left(max_memory: int | None, voxels: int, held: int, reserved: int = 0) -> int:
+    """Bytes that may still be taken on the CPU for a scan.
+
+    Args:
+        max_memory: bytes that the whole process may take; None for `default_limit`, or what is free if that is less.
+        voxels: of the scan.
+        held: `held_memory` before the first scan.
+        reserved: bytes of it that are left to others.
+    """
+    reusable, free = reusable_memory(), free_memory()
+    limit = max_memory if max_memory is not None else default_limit(voxels, held)
+    left = limit - resident_memory() + reusable - reserved
+    return left if free is None else min(left, int(free * 0.9) + reusable)
 
 
 def network_bytes(config: NetworkConfig) -> int:

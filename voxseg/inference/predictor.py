@@ -23,7 +23,7 @@ from voxseg.data.resample import memory_order
 from voxseg.data.volume import Volume
 from voxseg.errors import UserError
 from voxseg.inference.confidence import ExpectedDice
-from voxseg.inference.memory import default_limit, free_memory, network_bytes, resident_memory, reusable_memory
+from voxseg.inference.memory import held_memory, memory_left, network_bytes, resident_memory, reusable_memory
 from voxseg.inference.model import Model
 from voxseg.inference.pieces import found, keep_largest, largest_and_others
 from voxseg.inference.plan import Plan, Run, choose_run
@@ -31,7 +31,16 @@ from voxseg.inference.restore import ProbabilitySink, Restorer, sweep_axis
 from voxseg.inference.sides import find_mid_surface, header_mid_surface
 from voxseg.inference.windows import in_planes
 
-__all__ = ["Predictor", "Segmentation", "check_images", "choose_device", "on_device"]
+__all__ = [
+    "Predictor",
+    "Segmentation",
+    "check_images",
+    "check_memory",
+    "choose_device",
+    "gpu_memory",
+    "on_device",
+    "stage",
+]
 
 Progress = Callable[[str, float], None]
 FALLBACK_WINDOW = 96
@@ -119,8 +128,7 @@ class Predictor:
         self.device = choose_device(device)
         self.max_memory, self.window, self.reserved = max_memory, window, reserved
         self.network, self.sides = on_device(model.network, self.device), model.sides
-        # The first call of reusable_memory has to come before the first scan.
-        self._held = max(0, resident_memory() - reusable_memory())
+        self._held = held_memory()
 
     def plan(self, images: Volume | Sequence[Volume], probabilities: bool = False) -> Plan:
         """What segmenting a case will take of memory, and in how many windows the network will run.
@@ -166,8 +174,8 @@ class Predictor:
         volumes = [images] if isinstance(images, Volume) else list(images)
         check_images(volumes, list(config.preparation.images))
         plan = self.plan(volumes, probabilities is not None)
-        _check_memory(volumes[0], plan)
-        with _stage("preparing", seconds, progress):
+        check_memory(volumes[0], plan, f"a grid of {' x '.join(map(str, plan.grid))} voxels")
+        with stage("preparing", seconds, progress):
             prepared = prepare([(volume.data, volume.geometry) for volume in volumes], config.preparation)
         layout = memory_order(volumes[0].data)
         job = _Job(prepared, volumes[0].geometry, layout, probabilities, seconds, progress, self._expected())
@@ -218,10 +226,7 @@ class Predictor:
 
     def _allowed(self, scan: Geometry) -> int:
         """Bytes that may still be taken on the CPU for a scan."""
-        reusable, free = reusable_memory(), free_memory()
-        limit = self.max_memory if self.max_memory is not None else default_limit(math.prod(scan.shape), self._held)
-        left = limit - resident_memory() + reusable - self.reserved
-        return left if free is None else min(left, int(free * 0.9) + reusable)
+        return memory_left(self.max_memory, math.prod(scan.shape), self._held, self.reserved)
 
     def _choose(self, grid: Geometry, scan: Geometry, left: int, stored: int | None, side: int | None = None) -> Run:
         """How the network runs over a grid with so many bytes left; `stored` as the scan's axis to go along."""
@@ -235,14 +240,14 @@ class Predictor:
             measured or network_bytes(config.network),
             left,
             axis=None if stored is None else sweep_axis(grid, scan, stored),
-            on_device=int(torch.cuda.mem_get_info(self.device)[0] * 0.8) if self.device.type == "cuda" else None,
+            on_device=gpu_memory(self.device),
             side=side or self.window,
             pieces=config.postprocessing.largest_component,
         )
 
     def _at_once(self, job: _Job) -> NDArray[np.uint8]:
         """The segmentation of a case whose probabilities fit into memory."""
-        with _stage("network", job.seconds, job.progress):
+        with stage("network", job.seconds, job.progress):
             probabilities, _ = self._probabilities(job.prepared.image, lambda done: job.progress("network", done))
         return self._restored(job, probabilities)
 
@@ -250,7 +255,7 @@ class Predictor:
         """The segmentation that probabilities `[K, X, Y, Z]` on the working grid stand for; they are overwritten."""
         config = self.model.config
         job.expected.feed(probabilities)
-        with _stage("restoring", job.seconds, job.progress):
+        with stage("restoring", job.seconds, job.progress):
             if config.postprocessing.largest_component:
                 keep_largest(probabilities, bool(config.output.regions))
             axis = sweep_axis(job.prepared.grid, job.scan, 2 if job.sink is not None else job.layout[0])
@@ -290,7 +295,7 @@ class Predictor:
         inside: list[NDArray[np.bool_]] = []
         parts: list[tuple[NDArray[np.uint8], NDArray[np.float32]]] = []
         restoring = 0.0
-        with _stage("network", job.seconds, job.progress):
+        with stage("network", job.seconds, job.progress):
             for planes in in_planes(
                 lambda x: self._run(x).cpu(),
                 job.prepared.image[None],
@@ -308,7 +313,7 @@ class Predictor:
                 restorer.feed(planes)
                 restoring += time.perf_counter() - start
         job.seconds["network"] -= restoring
-        with _stage("restoring", job.seconds, job.progress):
+        with stage("restoring", job.seconds, job.progress):
             parted = largest_and_others(np.concatenate(inside)) if one else None
             if parted is not None:
                 restorer.clear(small=parted[1], largest=parted[0])
@@ -351,12 +356,25 @@ class _Job:
         return Restorer(self.prepared.grid, self.scan, axis, self.layout, painted, self.sink, progress)
 
 
-def _check_memory(first: Volume, plan: Plan) -> None:
-    """Refuse a case that needs more memory than is allowed even in the smallest windows."""
+def gpu_memory(device: torch.device) -> int | None:
+    """Bytes that a network may take on a device that has memory of its own."""
+    return int(torch.cuda.mem_get_info(device)[0] * 0.8) if device.type == "cuda" else None
+
+
+def check_memory(first: Volume, plan: Plan, what: str) -> None:
+    """Refuse a case that needs more memory than is allowed even in the smallest windows.
+
+    Args:
+        first: image of the case.
+        plan: of it.
+        what: the memory is needed for.
+
+    Raises:
+        UserError: if it does.
+    """
     if plan.expected > plan.allowed:
-        voxels = " x ".join(map(str, plan.grid))
         needed, allowed = plan.expected / 1e9, plan.allowed / 1e9
-        problem = f"needs {needed:.1f} GB for a grid of {voxels} voxels, {allowed:.1f} GB are allowed"
+        problem = f"needs {needed:.1f} GB for {what}, {allowed:.1f} GB are allowed"
         raise UserError(first.path, problem, "allow more with --max-memory, or give a smaller scan")
 
 
@@ -409,12 +427,12 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _report(progress: Progress, stage: str) -> Callable[[float], None]:
-    return lambda fraction: progress(stage, fraction)
+def _report(progress: Progress, name: str) -> Callable[[float], None]:
+    return lambda fraction: progress(name, fraction)
 
 
 @contextmanager
-def _stage(name: str, seconds: dict[str, float], progress: Progress) -> Iterator[None]:
+def stage(name: str, seconds: dict[str, float], progress: Progress) -> Iterator[None]:
     """Announce a stage and take its time."""
     start = time.perf_counter()
     progress(name, 0.0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from voxseg.data.paths import printable
 from voxseg.data.staging import staged
-from voxseg.provenance import Origin, describe_files, record, to_json
+from voxseg.provenance import Origin, record_of_case, to_json
 from voxseg.report.outputs import about, make_folder
 
 if TYPE_CHECKING:
@@ -70,13 +70,11 @@ def _record(
 ) -> dict[str, Any]:
     """How a field came about, in plain types; `docs/provenance.md` says what the keys mean."""
     target = prediction.target
-    return record(
+    return record_of_case(
         "field",
-        origin.started,
-        seconds={stage: round(took, 3) for stage, took in seconds.items()},
-        model=origin.model,
-        inputs=origin.inputs,
-        settings=origin.settings,
+        origin,
+        seconds,
+        files,
         field={
             "kind": target.kind,
             "type": str(target.field),
@@ -85,9 +83,4 @@ def _record(
             "axes": "world (right, anterior, superior)",
         },
         windows=prediction.windows,
-        warnings=origin.warnings,
-        outputs=[
-            {**about_file, "file": path.name}
-            for path, about_file in zip(files, describe_files(files.values()), strict=True)
-        ],
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from voxseg import __version__
 from voxseg.errors import UserError
-from voxseg.provenance import Origin, describe_files, describe_image, now, record, to_json
+from voxseg.provenance import Origin, describe_image, now, record_of_case, to_json
 
 if TYPE_CHECKING:
     from voxseg.data.volume import Volume
@@ -132,21 +132,14 @@ def segmentation_record(
         if plan is not None
         else None
     )
-    return record(
+    return record_of_case(
         "segmentation",
-        origin.started,
-        seconds={stage: round(took, 3) for stage, took in seconds.items()},
-        model=origin.model,
-        inputs=origin.inputs,
-        settings=origin.settings,
+        origin,
+        seconds,
+        files,
         plan=planned,
         sides=segmentation.sides,
         quality=round(segmentation.quality, 4) if found else None,
-        warnings=origin.warnings,
-        outputs=[
-            {**about_file, "file": path.name}
-            for path, about_file in zip(files, describe_files(files.values()), strict=True)
-        ],
     )
 
 
