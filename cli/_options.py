@@ -41,7 +41,8 @@ MaxMemory = Annotated[
     typer.Option(
         min=1.0,
         metavar="GB",
-        help="Memory to stay within on the CPU; by default 2.5, and more for a scan of over 256^3 voxels.",
+        help="Memory to stay within on the CPU; by default 2.5, and more for a scan of over 256^3 voxels; "
+        "4 for a worker of a cluster or a job of serve.",
     ),
 ]
 ImageFiles = Annotated[

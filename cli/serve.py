@@ -16,13 +16,13 @@ import typer
 from voxseg.cli._options import AllowImport, Device, MaxMemory, ModelName, OnDevice, Threads, bytes_of
 from voxseg.errors import UserError
 from voxseg.inference.locate import image_names, locate_model, model_name
+from voxseg.inference.memory import WORKER_LIMIT
 from voxseg.report.niivue import find_niivue
 
 if TYPE_CHECKING:
     from voxseg.service.child import Limits
 
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "psutil")
-DEFAULT_MEMORY = 4 * 10**9
 BEYOND = 1.25  # of the memory that a job plans to stay within: what it is killed at
 UNPACKED = 4  # times the largest upload: what an archive may become
 GRACE = 3  # seconds that requests have to end when the server does
@@ -85,7 +85,7 @@ def serve(
     if keep is not None:
         _check_folder(keep)
     viewer = _has_viewer(say)
-    names, limit, largest = tuple(image_names(folder)), bytes_of(max_memory) or DEFAULT_MEMORY, int(max_upload * 1e6)
+    names, limit, largest = tuple(image_names(folder)), bytes_of(max_memory) or WORKER_LIMIT, int(max_upload * 1e6)
     settings = Settings(folder.resolve(), names, device.value, threads, limit, allow_import, viewer, False)
     command, limits = command_of(settings, UNPACKED * largest), Limits(int(limit * BEYOND), time_limit)
     with _bound(host, port) as listening:

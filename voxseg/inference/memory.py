@@ -37,7 +37,7 @@ LARGER = 16
 """Bytes that a larger scan may take by default for each further voxel: it has to be held, with its labels."""
 
 WORKER_LIMIT = 4 * 10**9
-"""Bytes that a worker of a cluster is given if nothing else is said, before any scan of it is known."""
+"""Bytes that a worker of a cluster or a job of a service is given if nothing else is said, before its scan is known."""
 
 FOREIGN_BYTES = 4 * 600
 """What a network that is not ours is taken to need for each voxel, where nobody has measured it."""
