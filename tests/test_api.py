@@ -169,7 +169,7 @@ def test_mistakes(model, arguments, message):
 
 
 def test_mistakes_are_told_in_python_words(folder, tmp_path, model, monkeypatch):
-    monkeypatch.setattr("voxseg.inference.predictor.reusable_memory", lambda: 0)  # what earlier tests have freed
+    monkeypatch.setattr("voxseg.inference.memory.reusable_memory", lambda: 0)  # what earlier tests have freed
     with pytest.raises(UserError, match=r"^model='heart': there is no such model; give one of these names"):
         voxseg.load_model("heart")
     with pytest.raises(UserError, match=r"^device='abacus': there is no such device; give auto, cpu"):

@@ -69,7 +69,8 @@ def test_a_lost_workers_cases_are_done_again_and_every_case_is_there_once(tmp_pa
 
     def note_begun(self, index, process, attempt):
         began(self, index, process, attempt)
-        cases.setdefault(process, []).append(index)
+        if attempt:
+            cases.setdefault(process, []).append(index)
         for relative in [psutil.Process(), *psutil.Process().children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):  # it may end at any time
                 sockets = [s for s in relative.net_connections("inet") if s.status == psutil.CONN_LISTEN]

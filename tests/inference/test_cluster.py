@@ -21,6 +21,9 @@ class Future:
     def add_done_callback(self, tell):
         tell(self)
 
+    def release(self):
+        self.released = True
+
     def result(self):
         assert self.status == "finished"
         return f"result of {self.key[-1]}"
@@ -74,3 +77,4 @@ def test_a_result_that_is_lost_with_its_worker_is_waited_for(monkeypatch):
     assert (results[0], results[1]) == ("result of 0", "result of 1")
     assert isinstance(results[2], LostError)
     assert client.cancelled == []
+    assert [future.released for future in client.futures] == [True] * 3

@@ -47,7 +47,7 @@ class Watcher(Protocol[Result_contra]):
     """Who is told what happens; all calls come one after the other."""
 
     def began(self, index: int, process: int, attempt: int) -> None:
-        """A worker's process has begun a case; attempts are counted from 1."""
+        """A worker's process has begun a case; attempts are counted from 1, and 0 if its result is known already."""
 
     def moved(self, index: int, stage: str, fraction: float) -> None:
         """So much of a stage is done."""
@@ -141,12 +141,11 @@ class _Run(Generic[Result]):
             client.unsubscribe_topic(topic)
 
     def _event(self, event: _Event) -> None:
-        if event.index not in self.left:
-            return  # told late
+        known = event.index not in self.left  # told late, or lost with its worker at the moment that it was heard
         if event.process:
             self.attempts[event.index] += 1
-            self.watcher.began(event.index, event.process, self.attempts[event.index])
-        else:
+            self.watcher.began(event.index, event.process, 0 if known else self.attempts[event.index])
+        elif not known:
             self.watcher.moved(event.index, event.stage, event.fraction)
 
     def _ended(self, index: int, future: Any) -> None:
@@ -156,7 +155,9 @@ class _Run(Generic[Result]):
             self.again[index] = future
             return
         self.left.remove(index)
-        self.watcher.ended(index, _result(future))
+        result = _result(future)
+        future.release()  # as long as it is wanted, dask makes it again if its worker is lost
+        self.watcher.ended(index, result)
 
     def _look_again(self) -> None:
         """See whether cases that are done a second time have ended."""
