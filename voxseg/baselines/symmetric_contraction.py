@@ -163,18 +163,20 @@ class SymmetricContraction(nn.Module):
         return torch.cat(parts)
 
     def _contract(self, rows: Tensor, classes: Tensor) -> Tensor:
+        # Components come first, so that factors are picked as whole rows of N C numbers: half the time of columns.
         fields = [rows[:, c].unflatten(1, (self.channels, -1)) for _, c in self.field_in.slices()]
-        a = torch.cat(fields, 2)  # [N, C, components]
+        a = torch.cat(fields, 2).movedim(2, 0).contiguous()  # [components, N, C]
         products = [a]
         if self.order > 1:
-            products.append(a[..., self._pairs[:, 0]] * a[..., self._pairs[:, 1]])
+            products.append(a[self._pairs[:, 0]] * a[self._pairs[:, 1]])
         if self.order > 2:
-            products.append(products[1][..., self._triples[:, 0]] * a[..., self._triples[:, 1]])
-        made = torch.cat(products, 2) @ self.polynomials.to(a)  # [N, C, sum of n (2L + 1)]
-        weights = torch.einsum("nt,tkc->nck", classes, self.weights)
-        parts, column, used = [], 0, 0
+            products.append(products[1][self._triples[:, 0]] * a[self._triples[:, 1]])
+        made = torch.einsum("mk,mnc->knc", self.polynomials.to(a), torch.cat(products))  # sum of n (2L + 1) first
+        weights = torch.einsum("nt,tkc->knc", classes, self.weights)
+        parts, row, used = [], 0, 0
         for irrep, count in zip(self.out.irreps, self.counts, strict=True):
-            block = made[..., column : column + count * irrep.components].unflatten(2, (count, irrep.components))
-            parts.append(torch.einsum("nckm,nck->ncm", block, weights[..., used : used + count]).flatten(1))
-            column, used = column + count * irrep.components, used + count
+            block = made[row : row + count * irrep.components].unflatten(0, (count, irrep.components))
+            summed = (block * weights[used : used + count, None]).sum(0)  # [2L + 1, N, C]
+            parts.append(summed.movedim(0, 2).flatten(1))
+            row, used = row + count * irrep.components, used + count
         return torch.cat(parts, 1)
