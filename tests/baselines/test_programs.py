@@ -63,6 +63,19 @@ def test_ablation_of_degrees(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_hessians_are_learned_as_matrices_and_not_as_six_numbers() -> None:
+    done = run_program("hessian_fields.py", "--iterations", 60)
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("|").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")][2:]
+    matrix, scalars, dense = ([float(cell.split(",")[0]) for cell in row[2:]] for row in rows)
+    assert len(matrix) == 3
+    assert max(matrix) < 0.01
+    assert min(scalars) > 0.5, "scalars have no direction"
+    assert dense[0] < 0.1
+    assert min(dense[1:]) > 0.5, "one pose is learned"
+
+
+@pytest.mark.slow
 def test_training_set_size_of_a_file_like_those_of_medmnist(tmp_path: Path) -> None:
     path, picture, random = tmp_path / "made.npz", tmp_path / "curves.png", np.random.default_rng(0)
     arrays: dict[str, np.ndarray] = {}
