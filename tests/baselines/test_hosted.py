@@ -17,6 +17,7 @@ from voxseg.testing import exact_error
 from voxseg.training.config import TrainingConfig, load_config
 from voxseg.training.config_file import find_config, find_network, packaged_baselines
 from voxseg.training.schedule import update_average
+from voxseg.training.step import forward, to_device
 
 
 def packaged(name: str, **options: object) -> NetworkConfig:
@@ -72,6 +73,13 @@ def test_exact_under_the_rotations_that_it_claims(hosted: ForeignNetwork) -> Non
     for k, rotation in enumerate(chosen):
         x = torch.randn(1, 2, *((8, 9, 8), (9, 9, 9))[k % 2], dtype=torch.float64)
         assert exact_error(hosted, x, rotation, "2x0e", "3x0e") < 1e-8, rotation
+
+
+def test_the_same_in_the_memory_layout_of_training(hosted: ForeignNetwork) -> None:
+    x = torch.randn(1, 2, 8, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        found = forward(to_device(copy.deepcopy(hosted), torch.device("cpu")), x, "float32")
+        torch.testing.assert_close(found, hosted(x), rtol=1e-9, atol=1e-9)
 
 
 def test_samples_of_a_batch_stay_apart(hosted: ForeignNetwork) -> None:

@@ -159,12 +159,13 @@ class _Activation(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(channels, 1, 1, 1))
-        self.steepness = nn.Parameter(torch.full((channels, 1, 1, 1), 1.702))
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.steepness = nn.Parameter(torch.full((channels,), 1.702))
 
     def forward(self, x: Tensor) -> Tensor:
         scalars = x[:, :, 0]
-        scalars = self.scale * scalars * torch.sigmoid(self.steepness * scalars)
+        scale, steepness = (p[:, None, None, None] for p in (self.scale, self.steepness))
+        scalars = scale * scalars * torch.sigmoid(steepness * scalars)
         return torch.cat([scalars[:, :, None], x[:, :, 1:]], 2)
 
 
