@@ -180,7 +180,7 @@ def test_unit_size_at_the_start_and_integrals_on_other_grids() -> None:
     assert (sums[2] - sums[1]).norm() < 0.05 * sums[1].norm()
 
 
-def test_longer_voxels_are_divided_so_that_degree_2_does_not_answer_to_constants() -> None:
+def test_longer_voxels_are_interpolated_so_that_degree_2_does_not_answer_to_constants() -> None:
     torch.manual_seed(0)
     messages = Messages("2x0e", "1x0e+2x2e", 2.5).double()
     with torch.no_grad():

@@ -30,6 +30,7 @@ from voxseg.testing import grid_rotations
 from .base import Baseline, Group, sampled, skeleton
 from .messages import Graph, Messages
 from .nequip import InteractionUNet, Places, SelfConnection
+from .quadrature import trained_on
 from .symmetric_contraction import SymmetricContraction
 
 __all__ = ["MACE", "MACEBlock", "MACELayers"]
@@ -74,7 +75,7 @@ class MACEBlock(nn.Module):
         kinds = "+".join(f"{n}{'o' if odd and n % 2 else 'e'}" for n in range(messages.get("degree", 2) + 1))
         names = "+".join(dict.fromkeys(irrep.name for irrep in field_out.irreps))
         self.contraction = SymmetricContraction(channels, kinds, names, order, classes, chunk)
-        self.messages = Messages(field_in, self.contraction.field_in, **messages)
+        self.messages = Messages(field_in, self.contraction.field_in, trained=trained_on(grid, stride), **messages)
         self.norm = FieldNorm(self.contraction.field_in) if norm else None
         self.mix = FieldLinear(self.contraction.field_out, field_out)
         self.own = SelfConnection(field_in, field_out, classes)

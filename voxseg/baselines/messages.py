@@ -34,11 +34,12 @@ from torch.utils.checkpoint import checkpoint
 
 from voxseg.networks.unet import Spacing, Triple
 from voxseg.steerable import FieldLinear, FieldType, Irrep, Lattice, solid_harmonics, wigner_3j
-from voxseg.steerable.bases import lattice_for, tap_positions
+from voxseg.steerable.bases import lattice_for
 from voxseg.steerable.layout import as_rows, as_volume
 from voxseg.steerable.separable import symmetric_padding
 
 from .base import Group
+from .quadrature import quadrature
 
 __all__ = ["DepthwiseProduct", "Graph", "Messages", "RadialNetwork", "cutoff", "merged"]
 
@@ -206,7 +207,7 @@ class DepthwiseProduct:
 class Messages(nn.Module):
     """m of the module's docstring.
 
-    The sum over voxels stands for an integral, see `_offsets`: what is learned on one grid can be run on another.
+    The sum over voxels stands for an integral, see `quadrature`: what is learned on one grid can be run on another.
 
     On voxels, without dependence on the data, all of it is one linear map of the neighbourhood: W_out, the product and
     W_in are multiplied into the kernel of an ordinary convolution. With dependence on the data it is a loop over the
@@ -224,6 +225,7 @@ class Messages(nn.Module):
         width: of the hidden layer.
         intensities: that the radial network sees, 0 for none.
         group: ``SO3``, or ``O3`` for products that keep parity.
+        trained: lattice that the network is trained on; by default voxels of `spacing`.
 
     Raises:
         ValueError: no path leads to some output, or the radius does not reach the next voxel.
@@ -240,17 +242,20 @@ class Messages(nn.Module):
         width: int = 8,
         intensities: int = 0,
         group: Group = "SO3",
+        trained: Lattice | None = None,
     ) -> None:
         super().__init__()
         if radius <= spacing:
             raise ValueError(f"radius has to reach beyond the next voxel, got {radius} for voxels of {spacing}")
         self.radius, self.spacing = radius, spacing
+        self.trained = trained or Lattice((spacing,) * 3)
         field_out = FieldType(field_out)
         kinds = list(dict.fromkeys(irrep.name for irrep in field_out.irreps))
         self.product = DepthwiseProduct(merged(field_in), degree, kinds, group)
         self.mix_in = FieldLinear(field_in, self.product.field_in, bias=False)
         self.mix_out = FieldLinear(self.product.field_out, field_out, bias=False)
-        offsets = _offsets(Lattice((spacing,) * 3), radius, spacing)[0][:, 0]
+        own = Lattice((spacing,) * 3)
+        offsets = quadrature(own, own, radius).offsets
         u = offsets.norm(dim=-1) / radius
         inside, f = u < 1, cutoff(u)
         basis = bessel_functions(u[inside], bessel)
@@ -315,17 +320,16 @@ class Messages(nn.Module):
     def kernel(self, lattice: Lattice | None = None) -> Tensor:
         """The whole map as weights of a ``Conv3d``, ``[C_out, C_in, nx, ny, nz]``; intensities do not count."""
         lattice = lattice or Lattice((self.spacing,) * 3)
-        offsets, size = _offsets(lattice, self.radius, self.spacing)
-        like = self.radial.first
-        weights = self.radial((offsets.norm(dim=-1) / self.radius).to(like))  # [taps, samples, weights]
-        harmonics = self._harmonics(offsets.flatten(0, 1))
+        sampled = quadrature(lattice, self.trained, self.radius)
+        offsets, like = sampled.offsets, self.radial.first
+        weights = self.radial((offsets.norm(dim=-1) / self.radius).to(like))  # [points, weights]
+        harmonics = self._harmonics(offsets)
         mixes_in = dict(zip(self._kinds(self.product.field_in), self.mix_in.weights, strict=True))
         # Where among the middle fields of its output's kind a path begins.
         begins: dict[str, int] = {}
         blocks: dict[tuple[int, str], Tensor] = {}
         for path, coupling in zip(self.product.paths, self.product.couplings(harmonics), strict=True):
-            coupled = coupling.to(like).unflatten(0, offsets.shape[:2])
-            depthwise = torch.einsum("tsu,tsab->tuab", weights[..., path.weights], coupled) / offsets.shape[1]
+            depthwise = torch.einsum("tu,tab->tuab", weights[:, path.weights], coupling.to(like))
             begin = begins.get(path.kind_out, 0)
             begins[path.kind_out] = begin + depthwise.shape[1]
             for number, kind in enumerate(self._kinds(self.mix_out.field_out)):
@@ -343,41 +347,41 @@ class Messages(nn.Module):
                 nothing = like.new_zeros(irrep.channels, mix_in.shape[1] * components, len(offsets))
                 columns.append(blocks.get((number, kind), nothing))
             rows.append(torch.cat(columns, 1)[:, self._order])
-        return (self._volume(lattice) * torch.cat(rows)).unflatten(2, size)
+        kernel = (sampled.volume / self.spacing**3 * torch.cat(rows)).unflatten(2, sampled.points)
+        for dim, axis in enumerate(sampled.axes, 2):
+            kernel = axis.folded(kernel, dim)
+        return kernel
 
     def _bilateral(self, x: Tensor, lattice: Lattice, stride: Triple, here: Tensor, there: Tensor) -> Tensor:
         """The loop over offsets."""
-        offsets, size = _offsets(lattice, self.radius, self.spacing)
+        sampled = quadrature(lattice, self.trained, self.radius)
+        offsets = sampled.offsets.unflatten(0, sampled.points)
         grid, spread = here.shape[2:], self.product.spread.to(x)
         mixed = as_volume(F.linear(as_rows(x), self.mix_in.matrix()), (x.shape[0], *x.shape[2:]))
-        sides = [symmetric_padding(n, s) for n, s in zip(size, stride, strict=True)]
+        sides = [symmetric_padding(axis.taps, s) for axis, s in zip(sampled.axes, stride, strict=True)]
         # Odd strides may ask for one voxel more at the far end than the padding of a convolution gives.
         padding = [side for s, p in zip(stride[::-1], sides[::-1], strict=True) for side in (p, p + s - 1)]
         sent = F.pad(torch.cat([mixed, there], 1), padding)
         receiver = as_rows(here)
         total: Tensor | None = None
 
-        def part(sent: Tensor, receiver: Tensor, u: Tensor, matrix: Tensor, corner: Sequence[int]) -> Tensor:
-            window = tuple(slice(c, c + s * (n - 1) + 1, s) for c, s, n in zip(corner, stride, grid, strict=True))
-            rows = as_rows(sent[:, :, window[0], window[1], window[2]])
+        def part(sent: Tensor, receiver: Tensor, u: Tensor, matrix: Tensor, place: Sequence[int]) -> Tensor:
+            for dim, (axis, point, s, n) in enumerate(zip(sampled.axes, place, stride, grid, strict=True), 2):
+                sent = axis.shifted(sent, dim, point, s, n)
+            rows = as_rows(sent)
             features, intensities = rows[:, : mixed.shape[1]], rows[:, mixed.shape[1] :]
             weights = self.radial(u.expand(len(rows)), receiver, intensities)
             return (features @ matrix.T).mul(weights @ spread)
 
         distances = (offsets.norm(dim=-1) / self.radius).to(x)
-        for tap, sample in (distances < 1).nonzero().tolist():
-            corner = (tap // (size[1] * size[2]), tap // size[2] % size[1], tap % size[2])
-            matrix = self.product.matrix([h[0] for h in self._harmonics(offsets[tap, sample][None])]).to(x)
-            arguments: tuple[Any, ...] = (sent, receiver, distances[tap, sample], matrix, corner)
+        for i, j, k in (distances < 1).nonzero().tolist():
+            matrix = self.product.matrix([h[0] for h in self._harmonics(offsets[i, j, k][None])]).to(x)
+            arguments: tuple[Any, ...] = (sent, receiver, distances[i, j, k], matrix, (i, j, k))
             message = checkpoint(part, *arguments, use_reentrant=False) if torch.is_grad_enabled() else part(*arguments)
             total = message if total is None else total + message
         assert total is not None
-        rows = F.linear(total, self._volume(lattice) / offsets.shape[1] * self.mix_out.matrix())
+        rows = F.linear(total, sampled.volume / self.spacing**3 * self.mix_out.matrix())
         return as_volume(rows, (x.shape[0], *grid))
-
-    def _volume(self, lattice: Lattice) -> float:
-        """Of a voxel, over that of the constructor's grid: the sum over neighbours stands for an integral."""
-        return math.prod(lattice.spacing) / self.spacing**3
 
     @staticmethod
     def _kinds(field: FieldType) -> list[str]:
@@ -389,31 +393,6 @@ class Messages(nn.Module):
     def _harmonics(self, offsets: Tensor) -> list[Tensor]:
         """Of each degree ``[n, 2l + 1]``, such that the sum over neighbours of white noise has unit size."""
         return [scale * h for scale, h in zip(self._scales, self._solid(offsets), strict=True)]
-
-
-def _offsets(lattice: Lattice, radius: float, finest: float) -> tuple[Tensor, tuple[int, int, int]]:
-    """Where the ball is sampled around each tap of a lattice, and the size of the lattice.
-
-    Where voxels are longer than `finest` along some axis, they are divided finely along all: the sum over neighbours
-    is then an integral over voxels. Without it degree 2 would answer to constants where voxels are not cubes.
-
-    Returns:
-        ``[taps, samples, 3]`` in mm float64, taps in (x, y, z) order.
-    """
-    axes, size = [], []
-    divided = max(lattice.spacing) > finest * (1 + 1e-6)
-    for spacing, centred in zip(lattice.spacing, lattice.centred, strict=True):
-        samples = math.ceil(2 * spacing / finest - 1e-6) if divided else 1
-        within = (torch.arange(samples, dtype=torch.float64) - (samples - 1) / 2) / samples
-        # What lies on the ball's surface has no weight.
-        reach = radius / spacing + float(within[-1]) - 0.5 - 1e-6
-        axes.append((tap_positions(reach, centred)[:, None] + within) * spacing)
-        size.append(len(axes[-1]))
-    x, y, z = axes
-    shape = (*size, x.shape[1], y.shape[1], z.shape[1])
-    parts = (x[:, None, None, :, None, None], y[:, None, None, :, None], z[:, None, None, :])
-    points = torch.stack([part.expand(*shape) for part in parts], -1)
-    return points.flatten(3, 5).flatten(0, 2), (size[0], size[1], size[2])
 
 
 def _distance(offsets: Tensor) -> Tensor:

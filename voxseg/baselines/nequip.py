@@ -39,6 +39,7 @@ from voxseg.testing import grid_rotations
 
 from .base import Baseline, Group, sampled, skeleton
 from .messages import Graph, Messages
+from .quadrature import trained_on
 
 __all__ = ["InteractionUNet", "NequIP", "NequIPBlock", "NequIPLayers", "Places", "SelfConnection", "TissueClasses"]
 
@@ -143,7 +144,7 @@ class NequIPBlock(nn.Module):
         self.gate = Gate(FieldType(field_out))
         before = self.gate.field_in
         self.own = SelfConnection(FieldType(field_in), before, classes)
-        self.messages = Messages(field_in, before, **messages)
+        self.messages = Messages(field_in, before, trained=trained_on(grid, stride), **messages)
         self.norm = FieldNorm(before)
         nn.init.constant_(self.norm.scale, GAIN)
 
