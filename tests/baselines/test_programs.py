@@ -76,6 +76,17 @@ def test_hessians_are_learned_as_matrices_and_not_as_six_numbers() -> None:
 
 
 @pytest.mark.slow
+def test_whole_cases_are_balanced_by_the_steps_of_a_network() -> None:
+    options = ["--network", "mace", "--side", 12, "--cases", 96, "--processes", 4, "--batch", 3, "--epochs", 2]
+    done = run_program("load_balancing.py", *options)
+    assert done.returncode == 0, done.stderr
+    told = {line.split()[0]: [float(part) for part in line.split()[1:]] for line in done.stdout.splitlines()[3:]}
+    assert "step of mace: 16³" in done.stdout
+    assert 1 <= told["balanced"][0] < told["random"][0]
+    assert told["balanced"][2] >= 1
+
+
+@pytest.mark.slow
 def test_training_set_size_of_a_file_like_those_of_medmnist(tmp_path: Path) -> None:
     path, picture, random = tmp_path / "made.npz", tmp_path / "curves.png", np.random.default_rng(0)
     arrays: dict[str, np.ndarray] = {}

@@ -102,6 +102,12 @@ def test_whole_cases_are_shared_out(cases):
     assert sorted(positions) == [f"{k})" for k in range(len(positions))]
 
 
+def test_the_size_of_a_whole_case_is_what_is_computed_of_it(cases):
+    whole = source(cases, batch=1, **WHOLE)
+    computed = {part.names[0][:2]: part.image[0, 0].numel() for batch in whole.batches(0, 5) for part in batch}
+    assert [computed[f"c{k}"] for k in range(5)] == whole.samples.sizes
+
+
 def test_too_few_cases(cases):
     with pytest.raises(UserError, match="has 2 cases to train on, 3 processes share them"):
         source(cases[:2], 0, 3, **WHOLE)

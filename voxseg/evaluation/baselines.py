@@ -134,7 +134,8 @@ def rows(
         tell: called with a line where a model cannot be measured.
     """
     found = []
-    window = config.training.get("windows", {}).get("size", (SIDE,) * 3)
+    size = config.training.get("windows", {}).get("size")
+    window = (SIDE,) * 3 if size is None or size == "whole" else size
     for arm in config.arms:
         mine = [result for result in results if result.arm == arm.name]
         if not mine:

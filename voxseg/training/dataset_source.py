@@ -16,6 +16,7 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from voxseg.data.cache import CachedCase
+from voxseg.data.preparation import MULTIPLE
 from voxseg.data.transforms import field_transforms, window_transforms
 from voxseg.errors import UserError
 from voxseg.training.balance import epoch_plan
@@ -119,7 +120,9 @@ class _Samples:
             raise UserError("data set", problem, "give more cases, or train with fewer processes")
         self.cases, self.seed = list(cases), config.seed
         self.batch, self.accumulate, self.rank, self.world = config.batch, config.accumulate, rank, world
-        self.sizes = [math.prod(case.grid.shape) for case in cases] if whole else None
+        # What is computed of a case, which is filled up to what a network halves evenly.
+        filled = [[-(-n // MULTIPLE) * MULTIPLE for n in case.grid.shape] for case in cases]
+        self.sizes = [math.prod(shape) for shape in filled] if whole else None
         self.fields = config.targets is not None
         spacing = config.preparation.spacing
         if config.targets is not None:
