@@ -81,7 +81,8 @@ class FieldPredictor:
         preparing = preparation_bytes([volume.data for volume in volumes], scan, config.preparation)
         channels, voxels = config.network.out_channels, math.prod(scan.shape)
         held = 4 * (len(volumes) + channels) * math.prod(grid.shape)
-        left = memory_left(self.max_memory, voxels, self._held, self.reserved)
+        scans = sum(volume.data.nbytes for volume in volumes)
+        left = memory_left(self.max_memory, voxels, self._held, scans, self.reserved)
         measured: int | None = getattr(self.network, "bytes_per_voxel", None)
         voxel = measured or network_bytes(config.network)
         run = choose_run(

@@ -61,18 +61,24 @@ def held_memory() -> int:
     return max(0, resident_memory() - reusable_memory())
 
 
-def memory_left(max_memory: int | None, voxels: int, held: int, reserved: int = 0) -> int:
+def memory_left(max_memory: int | None, voxels: int, held: int, since: int, reserved: int = 0) -> int:
     """Bytes that may still be taken on the CPU for a scan.
 
     Args:
         max_memory: bytes that the whole process may take; None for `default_limit`, or what is free if that is less.
         voxels: of the scan.
         held: `held_memory` before the first scan.
+        since: bytes of the arrays that were made for the scan since. They are what counts if nothing else was said: as
+            the size of a process is never quite the same, a scan would get other windows from time to time, and in
+            them labels that differ in a few voxels.
         reserved: bytes of it that are left to others.
     """
     reusable, free = reusable_memory(), free_memory()
-    limit = max_memory if max_memory is not None else default_limit(voxels, held)
-    left = limit - resident_memory() + reusable - reserved
+    if max_memory is None:
+        left = default_limit(voxels, held) - held - since
+    else:
+        left = max_memory - resident_memory() + reusable
+    left -= reserved
     return left if free is None else min(left, int(free * 0.9) + reusable)
 
 

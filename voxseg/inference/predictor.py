@@ -143,7 +143,7 @@ class Predictor:
         preparing = preparation_bytes([volume.data for volume in volumes], scan, config.preparation)
         # What is there while the network runs: the prepared images and the result.
         held = 4 * len(volumes) * math.prod(grid.shape) + math.prod(scan.shape)
-        left = self._allowed(scan)
+        left = self._allowed(volumes)
         run = self._choose(grid, scan, left - held, 2 if probabilities else None)
         used = resident_memory() - reusable_memory()
         # The result is counted, turned into labels, compared and drawn in the end.
@@ -180,7 +180,8 @@ class Predictor:
         layout = memory_order(volumes[0].data)
         job = _Job(prepared, volumes[0].geometry, layout, probabilities, seconds, progress, self._expected())
         stored = None if probabilities is None else 2
-        run = self._choose(prepared.grid, job.scan, self._allowed(job.scan) - math.prod(job.scan.shape), stored)
+        left = self._allowed(volumes, prepared.image.nbytes) - math.prod(job.scan.shape)
+        run = self._choose(prepared.grid, job.scan, left, stored)
         classes: NDArray[np.uint8] | None = None
         if run.window is None:
             try:
@@ -224,9 +225,10 @@ class Predictor:
         regions = self.model.config.output.regions
         return ExpectedDice(len(regions) or len(self.model.structures), bool(regions))
 
-    def _allowed(self, scan: Geometry) -> int:
-        """Bytes that may still be taken on the CPU for a scan."""
-        return memory_left(self.max_memory, math.prod(scan.shape), self._held, self.reserved)
+    def _allowed(self, volumes: Sequence[Volume], prepared: int = 0) -> int:
+        """Bytes that may still be taken on the CPU for a case, of which so many are prepared already."""
+        since = sum(volume.data.nbytes for volume in volumes) + prepared
+        return memory_left(self.max_memory, volumes[0].data.size, self._held, since, self.reserved)
 
     def _choose(self, grid: Geometry, scan: Geometry, left: int, stored: int | None, side: int | None = None) -> Run:
         """How the network runs over a grid with so many bytes left; `stored` as the scan's axis to go along."""
