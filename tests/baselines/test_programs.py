@@ -76,6 +76,33 @@ def test_hessians_are_learned_as_matrices_and_not_as_six_numbers() -> None:
 
 
 @pytest.mark.slow
+def test_a_signed_distance_is_learned_and_its_normals_are_a_gradient() -> None:
+    done = run_program("signed_distance.py", "--steps", 150)
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("|").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")][2:]
+    potential, apart = ([float(cell.strip(" °|")) for cell in row[2:]] for row in rows)
+    for distance, angle, *_ in (potential, apart):
+        assert distance < 0.15
+        assert angle < 20
+    assert max(potential[2:]) < 1e-4, "slope and curl"
+    assert min(apart[2:]) > 1e-2
+
+
+@pytest.mark.slow
+def test_learning_curves_by_degree(tmp_path: Path) -> None:
+    picture = tmp_path / "curves.png"
+    options = ["--sizes", 8, 16, "--steps", 5, "--seeds", 2, "--tests", 20, "--weights", 800, "-o", picture]
+    done = run_program("degree_learning_curves.py", *options)
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")][2:]
+    assert [row[0].count("+") for row in rows] == [0, 1, 2]
+    for _, weights, *errors, _, _ in rows:
+        assert 500 < int(weights.replace(",", "")) <= 800
+        assert all(0 < float(error) <= 1 for error in errors)
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.slow
 def test_whole_cases_are_balanced_by_the_steps_of_a_network() -> None:
     options = ["--network", "mace", "--side", 12, "--cases", 96, "--processes", 4, "--batch", 3, "--epochs", 2]
     done = run_program("load_balancing.py", *options)

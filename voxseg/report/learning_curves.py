@@ -26,7 +26,12 @@ LOWEST = 1e-3
 
 
 def draw_learning_curves(
-    path: Path, curves: Sequence[LearningCurve], title: str, subtitle: str, panels: Sequence[tuple[str, str]]
+    path: Path,
+    curves: Sequence[LearningCurve],
+    title: str,
+    subtitle: str,
+    panels: Sequence[tuple[str, str]],
+    error: str = "1 − Dice",
 ) -> None:
     """Draws the curves on logarithmic axes and writes a PNG; complete or not at all.
 
@@ -39,6 +44,7 @@ def draw_learning_curves(
         title: first line of the picture.
         subtitle: second line: what is scored and how.
         panels: for each panel the name that its curves have and a title, from left to right.
+        error: what the errors are.
     """
     # Building its font cache, at the first use on a machine, is nothing to bother a user with.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
@@ -59,7 +65,7 @@ def draw_learning_curves(
         axes.set_xlabel("training cases")
         axes.grid(alpha=0.3, which="both")
     _scale(places, curves)
-    places[0].set_ylabel("1 − Dice")
+    places[0].set_ylabel(error, parse_math=False)
     handles: dict[str, Any] = {}
     for axes in places:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
