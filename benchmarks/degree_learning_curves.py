@@ -1,6 +1,6 @@
 """Learning curves of NequIP with features of degree 0, 1 and 2 at equal weights, and the exponents that they follow.
 
-    python benchmarks/degree_learning_curves.py -o docs/degree_learning_curves.png      # three minutes on one core
+    python benchmarks/degree_learning_curves.py -o docs/degree_learning_curves.png      # four minutes on one core
     python benchmarks/degree_learning_curves.py --sizes 8 16 --steps 20 --seeds 1
 
 Batzner et al. (2022, arXiv:2101.03164) report that errors of NequIP fall faster with the number of training structures
