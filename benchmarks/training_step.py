@@ -53,8 +53,8 @@ def training_step(variant: str, network: str, size: int, precision: str) -> Call
 
     def step() -> None:
         optimiser.zero_grad()
-        outputs = forward(model, image, precision, deep_supervision=True)
-        deep_supervision_loss(outputs, target, loss_config).backward()
+        # As in `voxseg.training.step`, nothing holds the outputs but the loss.
+        deep_supervision_loss(forward(model, image, precision, deep_supervision=True), target, loss_config).backward()
         optimiser.step()
 
     return step

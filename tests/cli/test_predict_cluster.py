@@ -279,3 +279,39 @@ def test_jobs_of_slurm(tmp_path, model, capsys, slurm):
     assert "--nthreads 1 --memory-limit 2.33GiB" in worker
     assert "--tls-key" in worker
     assert "--no-dashboard" in worker
+
+
+@pytest.mark.parametrize("squeue", ["", "exit 1"])
+def test_jobs_that_end_at_their_start_are_not_waited_for(tmp_path, model, capsys, slurm, monkeypatch, squeue):
+    import dask
+    from distributed import Client
+
+    pytest.importorskip("dask_jobqueue")
+    for name in ("GONE_SECONDS", "ASK_SECONDS"):
+        monkeypatch.setattr(f"voxseg.inference.cluster.{name}", 0.1)
+    (slurm / "sbatch").write_text("#!/bin/sh\necho Submitted batch job 7\n")
+    (slurm / "scancel").write_text("#!/bin/sh\n")
+    (slurm / "squeue").write_text(f"#!/bin/sh\necho 17\n{squeue}\n")
+    (slurm / "squeue").chmod(stat.S_IRWXU)
+    scans, asked = save(tmp_path, 2), []
+    if squeue:  # nobody knows of the jobs: they may be there, so it is waited until somebody stops it
+        counted = Client.scheduler_info
+
+        def counting(*arguments, **options):
+            asked.append(counted(*arguments, **options))
+            if len(asked) > 3:
+                raise KeyboardInterrupt
+            return asked[-1]
+
+        monkeypatch.setattr(Client, "scheduler_info", counting)
+    with dask.config.set({"jobqueue.slurm.interface": "lo"}):
+        code = call(*scans, "--model", model, "--cluster", "slurm", "--workers", 1)
+    errors = capsys.readouterr().err
+    if squeue:
+        assert len(asked) == 4
+        assert "jobs have ended" not in errors
+        return
+    assert code == 2
+    problem = "its jobs have ended, and no worker is left for 2 of 2 cases"
+    remedy = "look at what the jobs wrote (slurm-NUMBER.out), and go on with --skip-existing"
+    assert errors == f"voxseg: --cluster slurm: {problem}; {remedy}\n"

@@ -132,6 +132,29 @@ def test_checkpointing_gives_the_same_gradients(architecture: str) -> None:
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-10, atol=1e-10, msg=name)
 
 
+@pytest.mark.parametrize("architecture", networks())
+def test_checkpointing_keeps_less_than_half_for_the_backward_pass(architecture: str) -> None:
+    """Counted by what autograd packs, each piece of memory once; the default network."""
+    x = torch.randn(1, 1, 24, 24, 24)
+    kept: list[dict[int, int]] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[-1][tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        network = build_network(NetworkConfig(architecture=architecture, out_channels=3, checkpointing=checkpointing))
+        weights = {p.data_ptr() for p in network.parameters()}
+        kept.append({})
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            outputs = network(x, deep_supervision=True)
+        kept[-1] = {place: count for place, count in kept[-1].items() if place not in weights}
+        del outputs
+    everything, less = (sum(count.values()) for count in kept)
+    assert less < 0.5 * everything
+
+
 def test_every_parameter_is_used() -> None:
     network = build()
     sum(y.square().sum() for y in network(torch.randn(1, 1, 12, 12, 12), deep_supervision=True)).backward()

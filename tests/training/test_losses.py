@@ -161,3 +161,35 @@ def test_absent_region_has_no_dice_term() -> None:
     logits[:, 1, :2] = 20.0  # a false positive
     config = LossConfig(deep_supervision=[1.0], cross_entropy=0.0)
     assert deep_supervision_loss([logits], target, config, membership) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["classes", "shares", "regions"])
+def test_blocks_change_nothing_but_the_memory(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, target = _case()
+    loss = region_dice_cross_entropy if kind == "regions" else dice_cross_entropy
+    if kind != "classes":
+        target = functional.one_hot(target, K).movedim(-1, 1).double()
+    values, gradients = [], []
+    for voxels in (10**6, 100):
+        monkeypatch.setattr("voxseg.training.losses._BLOCK_VOXELS", voxels)
+        values.append(loss(logits, target))
+        gradients += torch.autograd.grad(values[-1], logits)
+    torch.testing.assert_close(*values, rtol=1e-12, atol=0)
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)
+
+
+def test_the_backward_pass_is_kept_nothing_for_but_the_logits() -> None:
+    logits = torch.randn(1, K, 48, 48, 48).to(memory_format=torch.channels_last_3d).requires_grad_()
+    target = torch.randint(0, K, (1, 48, 48, 48))
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = dice_cross_entropy(logits, target)
+    given = {tensor.data_ptr() for tensor in (logits, target)}
+    assert logits.data_ptr() in kept
+    assert sum(count for place, count in kept.items() if place not in given) < 0.01 * logits.nbytes
+    loss.backward()

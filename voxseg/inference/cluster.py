@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from voxseg.errors import UserError
+
 __all__ = ["Cluster", "LostError", "Watcher", "memory_of_worker", "threads_of_worker"]
 
 Item = TypeVar("Item")
@@ -27,6 +29,8 @@ Result_contra = TypeVar("Result_contra", contravariant=True)
 
 ALONE_SECONDS = 10.0  # without any worker, after which that is told
 POLL_SECONDS = 1.0  # how often workers are counted
+GONE_SECONDS = 60.0  # without any worker or job, after which none is waited for: dask has begun another one by then
+ASK_SECONDS = 10.0  # how often it is asked for jobs
 REPORT_SECONDS = 0.3  # how often a worker tells how far it is
 UNDER_WAY = ("pending", "lost")  # what dask calls a future whose case is done, or done again
 
@@ -79,6 +83,7 @@ class Cluster:
         own: whether its workers were started for this run.
         max_memory: bytes that a case may take on a worker; None for what is usual. A worker may have less.
         threads: of the processor for a case; None for as many as the worker has.
+        jobs_left: whether any job that workers come from waits or runs; None where they come from elsewhere.
     """
 
     where: str
@@ -86,6 +91,7 @@ class Cluster:
     own: bool
     max_memory: int | None
     threads: int | None
+    jobs_left: Callable[[], bool] | None = None
 
     def run(self, work: Work[Item, Result], items: Sequence[Item], watcher: Watcher[Result]) -> None:
         """Run all items; a lost worker's are run again.
@@ -94,6 +100,9 @@ class Cluster:
             work: done on a worker with each item; what it raises ends that item alone.
             items: what can be pickled.
             watcher: told of everything, in the thread of the caller.
+
+        Raises:
+            UserError: there is no worker, and all jobs that one could come from have ended.
         """
         _Run(self, watcher, len(items)).go(work, items)
 
@@ -107,6 +116,8 @@ class _Run(Generic[Result]):
         self.attempts = [0] * count
         self.again: dict[int, Any] = {}  # futures of cases that were done when their worker was lost with the result
         self.alone = 0.0  # since when there is no worker; 0 if there are some, infinite when that was told
+        self.asked = 0.0  # when it was asked for jobs
+        self.gone = math.inf  # since when there is none
         self.news: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def go(self, work: Work[Any, Result], items: Sequence[Any]) -> None:
@@ -175,13 +186,25 @@ class _Run(Generic[Result]):
                 self.watcher.ended(index, LostError(f"the cluster {self.cluster.where} was lost before it was done"))
             return
         if client.scheduler_info(n_workers=-1)["workers"]:
-            self.alone = 0.0
+            self.alone, self.gone = 0.0, math.inf
             return
         now = time.monotonic()
+        self._count_jobs(now)
         self.alone = self.alone or now
         if now - self.alone >= ALONE_SECONDS:
             self.alone = math.inf
             self.watcher.waits()
+
+    def _count_jobs(self, now: float) -> None:
+        """Give up where no worker can come any more: jobs that end at their very start are not begun again."""
+        if self.cluster.jobs_left is None or now - self.asked < ASK_SECONDS:
+            return
+        self.asked = now
+        self.gone = math.inf if self.cluster.jobs_left() else min(self.gone, now)
+        if now - self.gone >= GONE_SECONDS:
+            problem = f"its jobs have ended, and no worker is left for {len(self.left)} of {len(self.attempts)} cases"
+            remedy = "look at what the jobs wrote (slurm-NUMBER.out), and go on with --skip-existing"
+            raise UserError(f"--cluster {self.cluster.where}", problem, remedy)
 
 
 def _result(future: Any) -> Any:

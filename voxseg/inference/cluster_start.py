@@ -6,14 +6,17 @@ is imported when a cluster is opened.
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +74,8 @@ def open_cluster(
         client = stack.enter_context(Client(cluster) if cluster is not None else _connect(where))
         if cluster is not None:
             client.register_plugin(_own_worker())
-        yield Cluster(where, client, cluster is not None, max_memory, threads)
+        jobs_left = partial(_jobs_left, cluster) if where == SLURM else None
+        yield Cluster(where, client, cluster is not None, max_memory, threads, jobs_left)
 
 
 def _require(where: str) -> None:
@@ -150,6 +154,17 @@ def _start_slurm(
         remedy = "look at the section jobqueue.slurm of dask's configuration"
         raise UserError(f"--cluster {SLURM}", f"the jobs cannot be set up ({reason})", remedy) from error
     return cluster, int(arguments["job_cpu"])
+
+
+def _jobs_left(cluster: Any) -> bool:
+    """Whether a job of the cluster waits or runs; True if that cannot be told."""
+    submitted = {str(job.job_id) for job in list(cluster.workers.values()) if job.job_id}
+    command = ["squeue", "--noheader", "--format=%A", f"--user={getpass.getuser()}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=ANSWER_SECONDS)
+    except (OSError, subprocess.SubprocessError):
+        return True
+    return not submitted or not submitted.isdisjoint(done.stdout.split())
 
 
 def slurm_arguments(max_memory: int | None, threads: int | None) -> dict[str, Any]:

@@ -151,9 +151,7 @@ class _Way:
 
     def slabs(self, shape: torch.Size, planes: int) -> list[slice]:
         """Cut so many planes of the output across X into slabs, for samples ``[X, Y, Z, C_in]``."""
-        # Where channels are sorted, the planes that neighbours share are sorted twice.
-        elements = _SLAB_ELEMENTS if self.spans.trivial else 2 * _SLAB_ELEMENTS
-        step = max(_THINNEST_SLAB, elements // max(math.prod(shape[1:]), 1))
+        step = max(_THINNEST_SLAB, _SLAB_ELEMENTS // max(math.prod(shape[1:]), 1))
         return [slice(start, min(start + step, planes)) for start in range(0, planes, step)]
 
     def reach(self, part: slice) -> tuple[int, int]:

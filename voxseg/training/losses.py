@@ -13,9 +13,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from voxseg.errors import UserError
 from voxseg.training.config import LossConfig
+
+_BLOCK_VOXELS = 2**15
 
 Pool = Callable[[Tensor], Tensor]
 
@@ -55,22 +58,12 @@ def dice_cross_entropy(
         Soft Dice: Milletari et al., "V-Net" (arXiv 1606.04797), section 3, here without squares in the denominator;
         its sum with cross-entropy: Isensee et al., nnU-Net (doi 10.1038/s41592-020-01008-z).
     """
-    classes = logits.shape[1]
-    # [V, K], one row a voxel: free of copies where the logits are channels-last.
-    log_probability = _rows(logits).log_softmax(1)
-    probability = log_probability.exp()
     if target.ndim == logits.ndim:
-        share = _rows(target).to(probability.dtype)
-        cross_entropy = -(share * log_probability).sum(1).mean()
-        overlap = (share * probability).sum(0)
-        volume = share.sum(0)
+        entropy, overlap, predicted, volume = _sums_by_block(_sums_of_shares, logits, _rows(target))
     else:
-        index = target.reshape(-1)
-        own = log_probability.gather(1, index[:, None])[:, 0]
-        cross_entropy = -own.mean()
-        overlap = torch.zeros(classes, dtype=own.dtype, device=logits.device).index_add(0, index, own.exp())
-        volume = torch.bincount(index, minlength=classes).to(own.dtype)
-    dice = _dice_loss(overlap[1:], probability.sum(0)[1:], volume[1:], smoothing, pool)
+        entropy, overlap, predicted, volume = _sums_by_block(_sums_of_classes, logits, target.reshape(-1))
+    cross_entropy = entropy / (logits.numel() // logits.shape[1])
+    dice = _dice_loss(overlap[1:], predicted[1:], volume[1:], smoothing, pool)
     return dice_weight * dice + cross_entropy_weight * cross_entropy
 
 
@@ -92,17 +85,65 @@ def region_dice_cross_entropy(
         cross_entropy_weight: weight of the cross-entropy, averaged over voxels and regions.
         pool: sums a tensor over the processes that share the batch.
     """
-    rows = _rows(logits)
-    share = _rows(target).to(rows.dtype)
-    probability = rows.sigmoid()
-    cross_entropy = functional.binary_cross_entropy_with_logits(rows, share)
-    dice = _dice_loss((share * probability).sum(0), probability.sum(0), share.sum(0), smoothing, pool)
-    return dice_weight * dice + cross_entropy_weight * cross_entropy
+    entropy, overlap, predicted, volume = _sums_by_block(_sums_of_regions, logits, _rows(target))
+    dice = _dice_loss(overlap, predicted, volume, smoothing, pool)
+    return dice_weight * dice + cross_entropy_weight * entropy / logits.numel()
 
 
 def _rows(volumes: Tensor) -> Tensor:
-    """`[B, K, X, Y, Z]` as one row a voxel, `[V, K]`, in float32 or float64."""
-    return (volumes if volumes.dtype == torch.float64 else volumes.float()).movedim(1, -1).reshape(-1, volumes.shape[1])
+    """`[B, K, X, Y, Z]` as one row a voxel, `[V, K]`: free of copies where the memory is channels-last."""
+    return volumes.movedim(1, -1).reshape(-1, volumes.shape[1])
+
+
+def _sums_by_block(sums: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor) -> list[Tensor]:
+    """What the losses need, added up over blocks of voxels, of which the backward pass keeps the logits alone.
+
+    With 17 classes the probabilities and their logarithms are as large as the features of a whole level. Computed again
+    block by block, they never are in memory at once.
+
+    Args:
+        sums: from logits `[V, K]` and target of a block to `[..., K]` of float32 (float64 for float64).
+        logits: `[B, K, X, Y, Z]`.
+        target: one row a voxel.
+
+    Returns:
+        Cross-entropy (its sum), and for each structure the probability within it, all probability, its volume.
+    """
+    blocks = zip(_rows(logits).split(_BLOCK_VOXELS), target.split(_BLOCK_VOXELS), strict=True)
+    parts = [checkpoint(sums, *block, use_reentrant=False, preserve_rng_state=False) for block in blocks]
+    entropy, overlap, predicted, volume = torch.stack(parts).sum(0).unbind()
+    return [entropy.sum(), overlap, predicted, volume]
+
+
+def _sums_of_classes(rows: Tensor, index: Tensor) -> Tensor:
+    classes = rows.shape[1]
+    log_probability = _accurate(rows).log_softmax(1)
+    own = log_probability.gather(1, index[:, None])[:, 0]
+    none = torch.zeros(classes, dtype=own.dtype, device=rows.device)
+    volume = torch.bincount(index, minlength=classes).to(own.dtype)
+    entropy, overlap = none.index_add(0, index, -own), none.index_add(0, index, own.exp())
+    return torch.stack([entropy, overlap, log_probability.exp().sum(0), volume])
+
+
+def _sums_of_shares(rows: Tensor, share: Tensor) -> Tensor:
+    log_probability = _accurate(rows).log_softmax(1)
+    probability, share = log_probability.exp(), share.to(log_probability.dtype)
+    return torch.stack(
+        [-(share * log_probability).sum(0), (share * probability).sum(0), probability.sum(0), share.sum(0)]
+    )
+
+
+def _sums_of_regions(rows: Tensor, share: Tensor) -> Tensor:
+    rows = _accurate(rows)
+    share = share.to(rows.dtype)
+    probability = rows.sigmoid()
+    entropy = functional.binary_cross_entropy_with_logits(rows, share, reduction="none")
+    return torch.stack([entropy.sum(0), (share * probability).sum(0), probability.sum(0), share.sum(0)])
+
+
+def _accurate(rows: Tensor) -> Tensor:
+    """In float32 or float64."""
+    return rows if rows.dtype == torch.float64 else rows.float()
 
 
 def _dice_loss(overlap: Tensor, predicted: Tensor, volume: Tensor, smoothing: float, pool: Pool) -> Tensor:

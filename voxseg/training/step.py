@@ -115,8 +115,8 @@ class Step:
         for number, part in enumerate(parts, start=1):
             unfinished = processes.world > 1 and number < len(parts)
             with self.network.no_sync() if unfinished else nullcontext():  # type: ignore[operator]
-                outputs = forward(self.network, part.image, config.precision, deep_supervision=True)
-                loss = self._loss(outputs, part)
+                # No name for the outputs: their memory is free as soon as the backward pass has read them.
+                loss = self._loss(forward(self.network, part.image, config.precision, deep_supervision=True), part)
                 loss = loss * (len(part.names) / samples)
                 state.scaler.scale(loss).backward()
             losses.append(float(loss.detach()))

@@ -1,0 +1,1 @@
+"""The brain model: weights, config, label table and model card."""
