@@ -76,6 +76,16 @@ def test_a_turn_between_those_of_the_grid_keeps_mass_and_centre() -> None:
     assert torch.einsum("bcxyz,x->b", turned, axis).abs().max() < 1e-2
 
 
+def test_a_shift_is_along_the_axes_of_the_grid_in_any_pose() -> None:
+    rotation = rotation_matrix((1, 2, 3), 37)
+    shift = torch.zeros(len(SHAPES), 3)
+    shift[3] = torch.tensor([1.0, -2.0, 0.0])
+    still, moved = tetris(rotation, size=20), tetris(rotation, size=20, shift=shift)
+    torch.testing.assert_close(moved[3], still[3].roll((1, -2), (1, 2)), rtol=0, atol=1e-6)
+    assert moved[:3].equal(still[:3])
+    assert moved[4:].equal(still[4:])
+
+
 def test_pooled_norm_commutes_with_reflections_and_keeps_running_means() -> None:
     torch.manual_seed(0)
     field = FieldType("2x0e+2x0o+1x1o")

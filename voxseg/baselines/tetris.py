@@ -30,7 +30,13 @@ CHIRAL = (0, 1)
 """Numbers of the mirror pair."""
 
 
-def tetris(rotation: Tensor | None = None, size: int = 12, edge: float = 2.0, blur: float = 0.7) -> Tensor:
+def tetris(
+    rotation: Tensor | None = None,
+    size: int = 12,
+    edge: float = 2.0,
+    blur: float = 0.7,
+    shift: Tensor | None = None,
+) -> Tensor:
     """All shapes in a pose.
 
     Args:
@@ -38,7 +44,9 @@ def tetris(rotation: Tensor | None = None, size: int = 12, edge: float = 2.0, bl
             centre of the grid.
         size: voxels of the grid along each axis.
         edge: of a cube, in voxels.
-        blur: standard deviation of the Gaussian, in voxels.
+        blur: standard deviation of the Gaussian, in voxels. A grid of one voxel holds a Gaussian of about 0.9 and more:
+            of a narrower one, a turned shape is sampled to other sums.
+        shift: ``[8, 3]``, of each shape in voxels, by default none.
 
     Returns:
         ``[8, 1, size, size, size]`` float64, 1 deep inside a shape.
@@ -46,11 +54,12 @@ def tetris(rotation: Tensor | None = None, size: int = 12, edge: float = 2.0, bl
     turn = torch.eye(3, dtype=torch.float64) if rotation is None else rotation.to(torch.float64)
     axis = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1) @ turn  # R^-1 p
+    moved = torch.zeros(len(SHAPES), 3) if shift is None else shift
     volumes = []
-    for places in SHAPES.values():
+    for places, by in zip(SHAPES.values(), moved.to(torch.float64) @ turn, strict=True):
         cubes = torch.tensor(places, dtype=torch.float64)
         centres = (cubes - cubes.mean(0)) * edge  # [4, 3]
-        offsets = points[..., None, :] - centres  # [X, Y, Z, 4, 3]
+        offsets = (points - by)[..., None, :] - centres  # [X, Y, Z, 4, 3]
         # A box blurred by a Gaussian is a product of differences of its distribution function.
         sides = torch.special.ndtr((offsets + edge / 2) / blur) - torch.special.ndtr((offsets - edge / 2) / blur)
         volumes.append(sides.prod(-1).sum(-1))
