@@ -36,7 +36,6 @@ def test_files_that_are_no_modules_are_packed():
     tomllib = pytest.importorskip("tomllib")
     settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     moved = {name: settings["package-dir"].get(name, name.replace(".", "/")) for name in settings["packages"]}
-    moved["voxseg.pretrained.brain"] = "pretrained/brain"
     patterns = settings["package-data"].items()
     packed = {path for name, globs in patterns for glob in globs for path in (REPOSITORY / moved[name]).glob(glob)}
     folders = [REPOSITORY / part for part in ("voxseg", "cli", "configs", "pretrained")]

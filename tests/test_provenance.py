@@ -70,7 +70,7 @@ def test_a_segmentation(tmp_path, model, capfd, image_class, form):
     assert software["voxseg"] == voxseg.__version__
     assert software["nibabel"] == importlib.metadata.version("nibabel")
     assert {"python", "torch", "SimpleITK", "numpy", "scipy"} <= set(software)
-    assert record["model"] == {"name": "tiny", "sha256": sha256(model / "model.safetensors")}
+    assert record["model"] == {"name": "tiny", "sha256": sha256(model / "model.safetensors"), "licence": None}
     (image,) = record["inputs"]
     assert image["sha256"] == sha256(scan)
     assert (image["file"], image["bytes"], image["format"]) == ("scan.nii.gz", scan.stat().st_size, form)

@@ -25,6 +25,9 @@ def test_packaged_models_load(name):
     model = load_model(name)
     assert model.config.name == name
     assert model.config.network.out_channels == len(model.structures) + 1
+    licence, card = model.config.licence, (locate_model(name) / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert licence == model.origin["licence"] == ("Apache-2.0" if name == "brain" else "CC-BY-NC-3.0")
+    assert licence.replace("CC-BY-NC-", "CC BY-NC ") in card.split("## Licence")[1]
 
 
 def missing(folder):

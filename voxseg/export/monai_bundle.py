@@ -94,7 +94,7 @@ def metadata(model: Model) -> dict[str, Any]:
         "task": "Segmentation of 3D medical images",
         "description": config.description or f"The model {config.name} of voxseg",
         "authors": "see docs",
-        "copyright": "see docs",
+        "copyright": f"weights: {config.licence}" if config.licence else "see docs",
         "intended_use": "Research; not a medical device, not for diagnosis or treatment",
         "network_data_format": {
             "inputs": {

@@ -85,11 +85,16 @@ class ModelConfig(BaseModel):
     format: Literal[1]
     name: str
     description: str = ""
+    licence: str = ""
     network: NetworkConfig
     preparation: PreparationConfig
     output: OutputConfig = OutputConfig()
     targets: FieldTarget | None = None
     postprocessing: PostprocessingConfig = PostprocessingConfig()
+
+    def origin(self, sha256: str | None) -> dict[str, str | None]:
+        """What records of provenance say of the model with weights of this hash."""
+        return {"name": self.name, "sha256": sha256, "licence": self.licence or None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +127,7 @@ class Model:
     @property
     def origin(self) -> dict[str, str | None]:
         """What records of provenance say of it."""
-        return {"name": self.config.name, "sha256": self.sha256}
+        return self.config.origin(self.sha256)
 
     @property
     def channels(self) -> list[str]:
@@ -157,7 +162,7 @@ class FieldModel:
     @property
     def origin(self) -> dict[str, str | None]:
         """What records of provenance say of it."""
-        return {"name": self.config.name, "sha256": self.sha256}
+        return self.config.origin(self.sha256)
 
 
 def load_field_model(model: str | Path, allow_import: bool = False) -> FieldModel:

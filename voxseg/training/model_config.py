@@ -22,6 +22,7 @@ def model_config(config: TrainingConfig) -> dict[str, Any]:
         "format": FORMAT,
         "name": config.name,
         "description": config.description,
+        "licence": config.licence,
         "network": config.network.model_dump(mode="json"),
         "preparation": config.preparation.model_dump(mode="json"),
         "postprocessing": config.postprocessing.model_dump(mode="json"),

@@ -50,7 +50,18 @@ def write_model(run: Run, state: TrainingState, scores: Scores | FieldScores | N
 def _provenance(run: Run, state: TrainingState, scores: Scores | FieldScores | None) -> dict[str, Any]:
     """How the weights came about; paths on the machine that trained are left out."""
     config = run.config
-    told = {"network", "labels", "targets", "preparation", "postprocessing", "data", "name", "description", KEY}
+    told = {
+        "network",
+        "labels",
+        "targets",
+        "preparation",
+        "postprocessing",
+        "data",
+        "name",
+        "description",
+        "licence",
+        KEY,
+    }
     settings = config.model_dump(mode="json", exclude=told)
     if settings["dataset"] is not None:
         settings["dataset"] |= {"cache": None, "split": config.dataset.split and config.dataset.split.name}  # type: ignore[union-attr]

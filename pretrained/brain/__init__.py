@@ -1,1 +1,0 @@
-"""The brain model: weights, config, label table and model card."""
