@@ -1,16 +1,23 @@
-"""The recipes of the images and the descriptor of Boutiques, without building an image."""
+"""The recipes of the images, an image where one has been built, and the descriptor of Boutiques."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import shutil
+import subprocess
 import sys
 from importlib.metadata import requires
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
+import voxseg
 from models import write_model
 from small_cases import save_head
 from voxseg import __version__
@@ -48,6 +55,45 @@ def test_the_image_does_not_run_as_root() -> None:
     users = [line.split()[1] for line in lines if line.startswith("USER ")]
     assert users == ["10001:10001"]
     assert lines.index(f"USER {users[0]}") < next(k for k, line in enumerate(lines) if line.startswith("ENTRYPOINT"))
+
+
+def run_image(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the image with docker or podman; or with VOXSEG_RUN_IMAGE, for engines that need options of their own."""
+    command = shlex.split(os.environ.get("VOXSEG_RUN_IMAGE", ""))
+    command = command or [shutil.which("docker") or shutil.which("podman") or "docker", "run"]
+    try:
+        return subprocess.run([*command, "--rm", *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        return subprocess.CompletedProcess(command, 127, "", str(error))
+
+
+@pytest.mark.slow
+def test_the_image_predicts_without_root_network_or_a_place_to_write(tmp_path: Path) -> None:
+    """The command of docs/pipelines.md, in an image that has been built by the one above it."""
+    image = f"voxseg:{__version__}"
+    nothing = run_image("--pull=never", "--entrypoint", "/bin/true", image)
+    if nothing.returncode != 0:  # no engine, no image, or an engine that cannot start anything here
+        pytest.skip(f"the image {image} cannot be started: {' '.join(nothing.stderr.split())}")
+    tmp_path.chmod(0o777)  # the image has no root, who could write everywhere
+    save_head(tmp_path / "scan.nii.gz")
+    options = [
+        "--network",
+        "none",
+        "--read-only",
+        "--tmpfs",
+        "/tmp",
+        "--user",
+        "10001:10001",
+        "-v",
+        f"{tmp_path}:/data",
+    ]
+    done = run_image(*options, image, "predict", "/data/scan.nii.gz")
+    assert done.returncode == 0, done.stderr
+    written = {"scan_seg.nii.gz", "scan_volumes.tsv", "scan_qc.png", "scan_seg.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"scan.nii.gz", *written}
+    inside = np.asanyarray(nib.load(tmp_path / "scan_seg.nii.gz").dataobj)
+    here = voxseg.load_model("brain", device="cpu").predict(tmp_path / "scan.nii.gz").labels
+    assert (inside == here).mean() > 0.9999
 
 
 def test_boutiques_runs_what_the_descriptor_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
