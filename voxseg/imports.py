@@ -37,6 +37,8 @@ def make_imported(path: str, arguments: Mapping[str, Any], subject: str) -> Any:
         raise UserError(subject, f"fails when imported ({told(error)})", f"correct {module}") from error
     try:
         return factory(**arguments)
+    except UserError:  # says it better
+        raise
     except Exception as error:
         raise UserError(subject, f"cannot be made ({told(error)})", "correct its arguments") from error
 

@@ -18,7 +18,7 @@ the products, which would otherwise leave the range of float32 in a deep network
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -28,12 +28,19 @@ from voxseg.steerable.layout import as_rows, as_volume
 from voxseg.testing import grid_rotations
 
 from .base import Baseline, Group, sampled, skeleton
+from .cuequivariance_backend import CuequivarianceContraction
 from .messages import Graph, Messages
 from .nequip import InteractionUNet, Places, SelfConnection
 from .quadrature import trained_on
 from .symmetric_contraction import SymmetricContraction
 
 __all__ = ["MACE", "MACEBlock", "MACELayers"]
+
+Backend = Literal["own", "cuequivariance"]
+BACKENDS: dict[Backend, type[SymmetricContraction]] = {
+    "own": SymmetricContraction,
+    "cuequivariance": CuequivarianceContraction,
+}
 
 
 class MACEBlock(nn.Module):
@@ -50,7 +57,12 @@ class MACEBlock(nn.Module):
             scalars where there are none.
         chunk: see `SymmetricContraction`.
         norm: whether A is normalised.
+        backend: ``own``, or ``cuequivariance`` for products by that library; weights and values are the same.
         **messages: further arguments of `Messages`; A has the degrees up to `degree`.
+
+    Raises:
+        UserError: the library of `backend` is not installed.
+        ValueError: there is no such backend, or no product of A has an irrep of the output.
     """
 
     def __init__(
@@ -64,6 +76,7 @@ class MACEBlock(nn.Module):
         channels: int | None = None,
         chunk: int = 4096,
         norm: bool = True,
+        backend: Backend = "own",
         **messages: Any,
     ) -> None:
         super().__init__()
@@ -74,7 +87,9 @@ class MACEBlock(nn.Module):
         odd = messages.get("group") == "O3"
         kinds = "+".join(f"{n}{'o' if odd and n % 2 else 'e'}" for n in range(messages.get("degree", 2) + 1))
         names = "+".join(dict.fromkeys(irrep.name for irrep in field_out.irreps))
-        self.contraction = SymmetricContraction(channels, kinds, names, order, classes, chunk)
+        if backend not in BACKENDS:
+            raise ValueError(f"backend is {' or '.join(BACKENDS)}, got '{backend}'")
+        self.contraction = BACKENDS[backend](channels, kinds, names, order, classes, chunk)
         self.messages = Messages(field_in, self.contraction.field_in, trained=trained_on(grid, stride), **messages)
         self.norm = FieldNorm(self.contraction.field_in) if norm else None
         self.mix = FieldLinear(self.contraction.field_out, field_out)
@@ -139,6 +154,7 @@ class MACE(Baseline):
         classes: of tissue, each with weights of its own in products and self-connections.
         chunk: voxels whose products are held at a time.
         group: ``SO3``, or ``O3`` for products that keep parity.
+        backend: of the products, see `MACEBlock`.
     """
 
     def __init__(
@@ -154,12 +170,12 @@ class MACE(Baseline):
         classes: int = 2,
         chunk: int = 4096,
         group: Group = "SO3",
+        backend: Backend = "own",
     ) -> None:
         super().__init__()
         self.group: Group = group
-        layers = MACELayers(
-            radius, classes, order=order, chunk=chunk, degree=degree, bessel=bessel, width=width, group=group
-        )
+        sizes: dict[str, Any] = {"order": order, "degree": degree, "bessel": bessel, "width": width}
+        layers = MACELayers(radius, classes, chunk=chunk, group=group, backend=backend, **sizes)
         self.unet = InteractionUNet(skeleton(in_channels, out_channels, levels, group), layers, classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -27,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 
 from voxseg.steerable import FieldType, wigner_3j
 
-__all__ = ["SymmetricContraction", "monomials", "symmetric_basis"]
+__all__ = ["SymmetricContraction", "contraction_polynomials", "monomials", "symmetric_basis"]
 
 
 @lru_cache(maxsize=32)
@@ -93,6 +94,31 @@ def symmetric_basis(field: FieldType, kind: str, order: int) -> Tensor:
     return scale * basis * orders.sqrt()
 
 
+@lru_cache(maxsize=32)
+def contraction_polynomials(single: FieldType, out: FieldType, order: int) -> tuple[Tensor, tuple[int, ...]]:
+    """All polynomials of orders 1 to `order` of all kinds.
+
+    Args:
+        single: of A, one copy of each irrep.
+        out: of B, likewise.
+        order: highest number of factors.
+
+    Returns:
+        ``[monomials, sum of n (2L + 1)]`` float64, monomials of order 1 first, and n of each irrep of B.
+
+    Raises:
+        ValueError: no polynomial has some kind.
+    """
+    columns, counts = [], []
+    for irrep in out.irreps:
+        bases = [symmetric_basis(single, irrep.name, n) for n in range(1, order + 1)]
+        counts.append(sum(map(len, bases)))
+        if not counts[-1]:
+            raise ValueError(f"no product of up to {order} of '{single}' makes {irrep.name}")
+        columns.append(torch.block_diag(*[b.flatten(0, 1).T for b in bases]))
+    return torch.cat(columns, 1), tuple(counts)
+
+
 class SymmetricContraction(nn.Module):
     """B of the module's docstring, with weights by soft class: ``w = sum_t a_t w_t``.
 
@@ -130,17 +156,8 @@ class SymmetricContraction(nn.Module):
         self.single, self.out = single, out
         self.field_in = FieldType("+".join(f"{channels}x{irrep.name}" for irrep in single.irreps))
         self.field_out = FieldType("+".join(f"{channels}x{irrep.name}" for irrep in out.irreps))
-        columns, sizes = [], []
-        self.counts: list[int] = []
-        for irrep in out.irreps:
-            bases = [symmetric_basis(single, irrep.name, n) for n in range(1, order + 1)]
-            count = sum(map(len, bases))
-            if not count:
-                raise ValueError(f"no product of up to {order} of '{single}' makes {irrep.name}")
-            columns.append(torch.block_diag(*[b.flatten(0, 1).T for b in bases]))
-            sizes += [1 / math.sqrt(count)] * count
-            self.counts.append(count)
-        self.polynomials = torch.cat(columns, 1)  # [monomials, sum of n (2L + 1)] float64, rounded where it is used
+        self.polynomials, self.counts = contraction_polynomials(single, out, order)  # rounded where they are used
+        sizes = [1 / math.sqrt(count) for count in self.counts for _ in range(count)]
         self.weights = nn.Parameter(torch.randn(classes, len(sizes), channels) * torch.tensor(sizes)[:, None])
         pairs = torch.tensor(monomials(single.channels, 2))
         number = {name: k for k, name in enumerate(monomials(single.channels, 2))}
@@ -166,17 +183,20 @@ class SymmetricContraction(nn.Module):
         # Components come first, so that factors are picked as whole rows of N C numbers: half the time of columns.
         fields = [rows[:, c].unflatten(1, (self.channels, -1)) for _, c in self.field_in.slices()]
         a = torch.cat(fields, 2).movedim(2, 0).contiguous()  # [components, N, C]
+        weights = torch.einsum("nt,tkc->knc", classes, self.weights)
+        return torch.cat([summed.movedim(0, 2).flatten(1) for summed in self._coupled(a, weights)], 1)
+
+    def _coupled(self, a: Tensor, weights: Tensor) -> Sequence[Tensor]:
+        """``[components, N, C]`` and ``[sum of n, N, C]`` to ``[2L + 1, N, C]`` for each irrep of B."""
         products = [a]
         if self.order > 1:
             products.append(a[self._pairs[:, 0]] * a[self._pairs[:, 1]])
         if self.order > 2:
             products.append(products[1][self._triples[:, 0]] * a[self._triples[:, 1]])
         made = torch.einsum("mk,mnc->knc", self.polynomials.to(a), torch.cat(products))  # sum of n (2L + 1) first
-        weights = torch.einsum("nt,tkc->knc", classes, self.weights)
         parts, row, used = [], 0, 0
         for irrep, count in zip(self.out.irreps, self.counts, strict=True):
             block = made[row : row + count * irrep.components].unflatten(0, (count, irrep.components))
-            summed = (block * weights[used : used + count, None]).sum(0)  # [2L + 1, N, C]
-            parts.append(summed.movedim(0, 2).flatten(1))
+            parts.append((block * weights[used : used + count, None]).sum(0))
             row, used = row + count * irrep.components, used + count
-        return torch.cat(parts, 1)
+        return parts
