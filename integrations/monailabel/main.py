@@ -1,6 +1,6 @@
 """An app for MONAI Label that segments with voxseg's models: copy this folder, no other file is needed.
 
-    pip install monailabel voxseg
+    pip install monailabel voxseg "pydicom<3"
     monailabel start_server --app integrations/monailabel --studies FOLDER_OF_SCANS --conf models brain
 
 `--conf models` takes packaged names and model folders of one image, with commas between them. The server then offers
