@@ -267,9 +267,9 @@ def test_progress_is_told(model):
 def test_the_process_may_be_large_already(folder, monkeypatch):
     """A notebook that holds more than the default limit still segments."""
     import voxseg.api
-    import voxseg.inference.predictor
+    import voxseg.inference.memory
 
-    for module in (voxseg.api, voxseg.inference.predictor):
+    for module in (voxseg.api, voxseg.inference.memory):
         monkeypatch.setattr(module, "resident_memory", lambda: 100 * 10**9)
     assert voxseg.load_model(folder / "tiny", device="cpu").predict(head(), spacing=2).segmentation.windows == 1
 

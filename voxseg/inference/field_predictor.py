@@ -15,7 +15,7 @@ from voxseg.data.field_kinds import FieldTarget
 from voxseg.data.geometry import Geometry
 from voxseg.data.preparation import covering_grid, preparation_bytes, prepare, sample
 from voxseg.data.volume import Volume
-from voxseg.inference.memory import held_memory, memory_left, network_bytes, resident_memory, reusable_memory
+from voxseg.inference.memory import held_memory, memory_left, network_bytes
 from voxseg.inference.model import FieldModel
 from voxseg.inference.plan import Plan, choose_run
 from voxseg.inference.predictor import check_images, check_memory, choose_device, gpu_memory, on_device, stage
@@ -90,7 +90,7 @@ class FieldPredictor:
         )
         # In the end the field is there twice, as it was sampled and as it is written, beside a channel at work.
         afterwards = held + 4 * voxels * (2 * channels + 2)
-        used = resident_memory() - reusable_memory()
+        used = held_memory()
         return Plan(
             grid.shape,
             config.preparation.spacing,

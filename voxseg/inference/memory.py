@@ -57,7 +57,7 @@ def default_limit(voxels: int, held: int = 0) -> int:
 
 
 def held_memory() -> int:
-    """Bytes that this process holds in use; 0 where that cannot be told. Called before the first scan is read."""
+    """Bytes that this process holds in use; 0 where that cannot be told. First called before any scan is read."""
     return max(0, resident_memory() - reusable_memory())
 
 

@@ -23,7 +23,7 @@ from voxseg.data.resample import memory_order
 from voxseg.data.volume import Volume
 from voxseg.errors import UserError
 from voxseg.inference.confidence import ExpectedDice
-from voxseg.inference.memory import held_memory, memory_left, network_bytes, resident_memory, reusable_memory
+from voxseg.inference.memory import held_memory, memory_left, network_bytes
 from voxseg.inference.model import Model
 from voxseg.inference.pieces import found, keep_largest, largest_and_others
 from voxseg.inference.plan import Plan, Run, choose_run
@@ -145,7 +145,7 @@ class Predictor:
         held = 4 * len(volumes) * math.prod(grid.shape) + math.prod(scan.shape)
         left = self._allowed(volumes)
         run = self._choose(grid, scan, left - held, 2 if probabilities else None)
-        used = resident_memory() - reusable_memory()
+        used = held_memory()
         # The result is counted, turned into labels, compared and drawn in the end.
         expected = used + max(preparing, held + run.bytes, AFTERWARDS * math.prod(scan.shape))
         return Plan(grid.shape, config.preparation.spacing, run, expected, used + left)
