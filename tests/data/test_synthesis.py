@@ -116,7 +116,8 @@ class TestConfig:
             ({"blur_mm": (1.0, 0.5)}, "a least and a largest"),
             ({"overhang": 0.7, "outside": 0.7}, "more than 1"),
             ({"skull_strip": 1.5}, "less than or equal to 1"),
-            ({"contrast": "t2"}, "'t1', 'any' or 'mixed'"),
+            ({"contrast": "t2"}, "'t1', 'sequences', 'any' or 'mixed'"),
+            ({"t1_share": 0.7, "sequences_share": 0.6}, "1.3, more than 1"),
             ({"rotations": 3}, "rotations"),
         ],
     )
@@ -150,9 +151,10 @@ class TestIntensities:
         ]
         assert 15 < sum(brighter) < 45
 
-    def test_both_sides_look_alike_in_any_contrast(self, folder: Path) -> None:
+    @pytest.mark.parametrize("contrast", ["any", "sequences"])
+    def test_both_sides_look_alike_in_any_contrast(self, folder: Path, contrast: str) -> None:
         apart = LabelMaps.read(folder, LabelScheme(classes=[2, 41], merge_sides=False))
-        for scan, target in pairs(plain(apart, contrast="any"), 5):
+        for scan, target in pairs(plain(apart, contrast=contrast), 5):
             assert float(scan[target == 1].median()) == pytest.approx(float(scan[target == 2].median()), abs=1e-3)
 
     def test_texture_varies_within_a_class(self, maps: LabelMaps) -> None:

@@ -104,40 +104,55 @@ def draw_shading(random: torch.Generator, strength: float, spacing: Tensor) -> S
     return Shading(waves, phases, amplitudes)
 
 
-def draw_tissue(
-    random: torch.Generator,
-    prior: Tensor | None,
-    classes: Tensor,
-    brain: Tensor,
-    spread: float,
-    texture: tuple[float, float],
-    scales: int,
-) -> Tissue:
-    """Intensities for one scan.
+def draw_prior(random: torch.Generator, prior: Tensor, classes: Tensor, spread: float) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the intensity of each label [R], from a prior.
 
     Args:
         random: generator on the CPU.
-        prior: mean and deviation of the class mean and of the class deviation, [4, K], or None for any contrast.
-        classes: the class of each row of the label table, int64 [R] on the CPU; row 0 is air.
-        brain: whether the row belongs to the brain, bool [R] on the CPU.
-        spread: multiplies the deviation of the class means of the prior.
+        prior: mean and deviation of the class mean and of the class deviation, [4, K].
+        classes: the class of each row of the label table, int64 [R].
+        spread: multiplies the deviation of the class means.
+    """
+    count = prior.shape[1]
+    mean = prior[0] + spread * prior[1] * torch.randn(count, generator=random)
+    deviation = (prior[2] + prior[3] * torch.randn(count, generator=random)).abs()
+    return mean.clamp_min(0)[classes], deviation[classes]
+
+
+def draw_anything(random: torch.Generator, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the intensity of each label [R], of classes int64 [R] in any contrast."""
+    count = int(classes.max()) + 1
+    mean = 10 + 230 * torch.rand(count, generator=random)
+    deviation = 2 + 30 * torch.rand(count, generator=random)
+    return mean[classes], deviation[classes]
+
+
+def draw_texture(
+    random: torch.Generator,
+    mean: Tensor,
+    deviation: Tensor,
+    classes: Tensor,
+    brain: Tensor,
+    texture: tuple[float, float],
+    scales: int,
+) -> Tissue:
+    """Share the deviations out among fine to coarse texture.
+
+    Args:
+        random: generator on the CPU.
+        mean: intensity of each row of the label table, [R]; row 0 is air.
+        deviation: of a scan of 1 mm, with noise and partial volume, [R].
+        classes: rows of one class have one texture, int64 [R].
+        brain: whether the row belongs to the brain, bool [R].
         texture: least and largest factor on the class deviations within the brain.
         scales: number of texture scales.
     """
-    if prior is not None:
-        count = prior.shape[1]
-        mean = prior[0] + spread * prior[1] * torch.randn(count, generator=random)
-        deviation = (prior[2] + prior[3] * torch.randn(count, generator=random)).abs()
-    else:
-        count = int(classes.max()) + 1
-        mean = 10 + 230 * torch.rand(count, generator=random)
-        deviation = 2 + 30 * torch.rand(count, generator=random)
-    shares = torch.rand(scales, count, generator=random) + 0.05
+    shares = torch.rand(scales, int(classes.max()) + 1, generator=random) + 0.05
     shares[0] *= 0.6
-    shares = shares / shares.norm(dim=0)
-    mean, deviation, shares = mean.clamp_min(0)[classes], deviation[classes], shares[:, classes]
+    shares = (shares / shares.norm(dim=0))[:, classes]
     # The prior's deviations come from 1 mm scans, noise and partial volume included; both are added separately here.
     # Outside the brain they are true: marrow and fat beside bone within one label.
-    deviation *= torch.where(brain, uniform(random, *texture), uniform(random, 0.5, 1.0))
+    deviation = deviation * torch.where(brain, uniform(random, *texture), uniform(random, 0.5, 1.0))
+    mean, deviation = mean.clone(), deviation.clone()
     mean[0] = deviation[0] = 0
     return Tissue(mean, deviation, shares)

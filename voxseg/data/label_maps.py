@@ -18,6 +18,7 @@ from torch import Tensor
 from voxseg.data.label_scheme import LabelScheme
 from voxseg.data.labels import LabelTable
 from voxseg.data.layout import LABEL_TABLE, T1_PRIOR, find_label_maps
+from voxseg.data.relaxation import relaxation
 from voxseg.errors import UserError
 
 COARSE_MM = 4.0
@@ -61,6 +62,7 @@ class LabelMaps:
         target: dense class index to predict, int64 [R].
         mirrored_target: the same for a head seen in a mirror, int64 [R].
         brain: whether the row belongs to the brain, bool [R].
+        relaxation: T1 and T2 in ms and proton density of each row, float32 [3, R]; NaN where unknown.
         prior: mean of the class mean, its deviation, mean of the class deviation, its deviation, float32 [4, classes].
         table: the labels that the targets stand for.
     """
@@ -71,6 +73,7 @@ class LabelMaps:
     target: Tensor
     mirrored_target: Tensor
     brain: Tensor
+    relaxation: Tensor
     prior: Tensor
     table: LabelTable
 
@@ -107,6 +110,7 @@ class LabelMaps:
         return cls(
             heads=[_read_head(path, columns[:, 0], brain, device) for path in paths],
             brain=torch.from_numpy(brain).to(device),
+            relaxation=relaxation(columns[:, 0]).to(device),
             prior=torch.from_numpy(prior[np.argsort(prior[:, 0]), 1:].T.astype(np.float32)).contiguous().to(device),
             table=table,
             **{key: torch.from_numpy(value.astype(np.int64)).to(device) for key, value in tensors.items()},

@@ -23,8 +23,10 @@ from voxseg.data._intensity import (
     WHITE,
     Shading,
     Tissue,
+    draw_anything,
+    draw_prior,
     draw_shading,
-    draw_tissue,
+    draw_texture,
     low_resolution,
     smooth3,
     smooth_noise,
@@ -33,6 +35,7 @@ from voxseg.data._spatial import Placement, draw_displacement, rotation_matrix, 
 from voxseg.data.label_maps import HeadMap, LabelMaps
 from voxseg.data.label_scheme import LabelScheme
 from voxseg.data.normalise import intensity_range, rescale
+from voxseg.data.sequences import draw_signal
 
 __all__ = ["GeneratorConfig", "LabelMaps", "LabelScheme", "ScanGenerator"]
 
@@ -51,8 +54,10 @@ class GeneratorConfig(BaseModel):
         deformation_mm: largest deviation of the smooth deformation; each sample draws up to this.
         growth: largest local growth or shrinkage of a part of the brain, about 10 to 25 mm wide, as a fraction.
         mirror: probability that a head is mirrored, with the sides of its labels swapped.
-        contrast: "t1" draws intensities from the T1 prior, "any" from everything, "mixed" now one, now the other.
+        contrast: "t1" draws intensities from the T1 prior, "sequences" from the signal equations of T1, proton density,
+            T2 and FLAIR (`voxseg.data.sequences`), "any" from everything, "mixed" now one, now another.
         t1_share: how often "mixed" takes the T1 prior.
+        sequences_share: how often "mixed" takes the sequences; "any" takes the rest.
         spread: multiplies the variation of class means in the T1 prior.
         texture: least and largest factor on the variation within the classes of the brain.
         skull_strip: probability that what is not brain is set to zero, more or less tightly.
@@ -80,8 +85,9 @@ class GeneratorConfig(BaseModel):
     deformation_mm: float = Field(default=3.0, ge=0)
     growth: float = Field(default=0.4, ge=0, lt=0.7)
     mirror: float = Field(default=0.5, ge=0, le=1)
-    contrast: Literal["t1", "any", "mixed"] = "t1"
+    contrast: Literal["t1", "sequences", "any", "mixed"] = "t1"
     t1_share: float = Field(default=0.5, ge=0, le=1)
+    sequences_share: float = Field(default=0.0, ge=0, le=1)
     spread: float = Field(default=1.0, ge=0)
     texture: tuple[float, float] = (0.05, 0.6)
     skull_strip: float = Field(default=0.5, ge=0, le=1)
@@ -115,6 +121,8 @@ class GeneratorConfig(BaseModel):
     def _shares(self) -> GeneratorConfig:
         if self.overhang + self.outside > 1:
             raise ValueError(f"overhang + outside is {self.overhang + self.outside:g}, more than 1")
+        if self.t1_share + self.sequences_share > 1:
+            raise ValueError(f"t1_share + sequences_share is {self.t1_share + self.sequences_share:g}, more than 1")
         return self
 
 
@@ -150,7 +158,7 @@ class ScanGenerator:
         if maps.brain.device.type != self.device.type:
             raise ValueError(f"the label maps are on {maps.brain.device}, not on {self.device}")
         self._prior = maps.prior.cpu()
-        self._brain = maps.brain.cpu()
+        self._brain, self._relaxation = maps.brain.cpu(), maps.relaxation.cpu()
         self._t1_class, self._any_class = maps.t1_class.cpu(), maps.any_class.cpu()
 
     def sample(self, seed: int | tuple[int, ...], batch: int = 1) -> tuple[Tensor, Tensor]:
@@ -223,16 +231,7 @@ class ScanGenerator:
     def _draw_look(self, head: HeadMap, random: torch.Generator) -> _Look:
         """Tissue intensities and the scanner's part, for one scan."""
         config = self.config
-        t1 = config.contrast == "t1" or (config.contrast == "mixed" and uniform(random, 0, 1) < config.t1_share)
-        tissue = draw_tissue(
-            random,
-            self._prior if t1 else None,
-            self._t1_class if t1 else self._any_class,
-            self._brain,
-            config.spread,
-            config.texture,
-            len(TEXTURE_SCALES),
-        )
+        tissue = self._draw_tissue(random)
         return _Look(
             tissue=Tissue(*(t.to(self.device) for t in (tissue.mean, tissue.deviation, tissue.texture))),
             shading=draw_shading(random, config.bias, head.spacing),
@@ -243,6 +242,23 @@ class ScanGenerator:
             # From a margin of scalp and skull around the brain to a cut into the cortex.
             strip_level=0.6 * uniform(random, 0, 1) ** 2 + 0.02,
         )
+
+    def _draw_tissue(self, random: torch.Generator) -> Tissue:
+        """Intensities of the tissues, in the contrast of this scan."""
+        config, contrast, classes = self.config, self.config.contrast, self._any_class
+        if contrast == "mixed":
+            choice = uniform(random, 0, 1)
+            contrast = "t1" if choice < config.t1_share else "any"
+            if config.t1_share <= choice < config.t1_share + config.sequences_share:
+                contrast = "sequences"
+        if contrast == "t1":
+            classes = self._t1_class
+            intensities = draw_prior(random, self._prior, classes, config.spread)
+        elif contrast == "sequences":
+            intensities = draw_signal(random, self._relaxation, classes, self._brain)
+        else:
+            intensities = draw_anything(random, classes)
+        return draw_texture(random, *intensities, classes, self._brain, config.texture, len(TEXTURE_SCALES))
 
     def _paint(self, look: _Look, rows: Tensor, parts: Tensor, placement: Placement, noise: torch.Generator) -> Tensor:
         """The head with its scalp, as the scanner measures it, [X, Y, Z]."""
