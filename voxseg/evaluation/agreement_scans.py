@@ -5,7 +5,6 @@ Imports nothing heavy, so that a wrong call is told at once.
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from voxseg.data.datasets.listing import walk
 from voxseg.data.paths import SUFFIXES, check_scan_path, scan_name
+from voxseg.data.written_table import read_written_table
 from voxseg.errors import UserError
 
 __all__ = ["VOLUMES", "RepeatedScan", "Repeats", "find_repeats"]
@@ -193,7 +193,7 @@ def _of_names(folder: Path) -> list[RepeatedScan]:
 
 def _of_table(path: Path) -> list[RepeatedScan]:
     """The scans that a table lists, in the order of its rows."""
-    header, rows = _read_table(path)
+    header, rows = read_written_table(path)
     who, what = "subject", next((name for name in ("session", "scan") if name in header), None)
     when = [name for name in ("days", "age") if name in header]
     for column in (who, "file"):
@@ -216,32 +216,6 @@ def _of_table(path: Path) -> list[RepeatedScan]:
         years = _years(where, when[0], row[when[0]]) if when else None
         scans.append(RepeatedScan(row[who], session, path.parent / row["file"], years))
     return scans
-
-
-def _read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Column names in small letters, and the rows with the numbers of their lines; commas, semicolons or tabs."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(path, f"cannot be read ({error.strerror})", "check the path") from None
-    except UnicodeDecodeError:
-        raise UserError(path, "is not UTF-8 text", "save the table as CSV in UTF-8") from None
-    lines = text.splitlines()
-    reader = csv.reader(lines, delimiter=max(",;\t", key=lines[0].count) if lines else ",")
-    header = [cell.strip().lower() for cell in next(reader, [])]
-    repeated = next((name for name in header if name and header.count(name) > 1), None)
-    if repeated:
-        raise UserError(path, f"has two columns {repeated!r}", "name each column once")
-    rows = []
-    for cells in reader:
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != len(header):
-            problem = f"has {len(cells)} cells, and the first line {len(header)}"
-            raise UserError(f"{path}, line {reader.line_num}", problem, "give each column a cell, empty if need be")
-        row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-        rows.append((reader.line_num, row))
-    return header, rows
 
 
 def _years(where: str, column: str, text: str) -> float:

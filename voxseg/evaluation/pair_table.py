@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
+from voxseg.data.written_table import read_written_table
 from voxseg.errors import UserError
 from voxseg.evaluation.file_names import LABELS, NamedFile, named_file
 from voxseg.evaluation.pairs import Pair, Pairing, References
@@ -20,7 +20,10 @@ def read_table(path: Path, model: str = "") -> Pairing:
     Raises:
         UserError: if it cannot be read, lacks a column, or names a case twice.
     """
-    rows = _rows(path)
+    header, rows = read_written_table(path)
+    for name in COLUMNS[1:]:
+        if name not in header:
+            raise UserError(path, f"has no column {name!r}", f"the first line has to be {','.join(COLUMNS)}")
     pairs: list[Pair] = []
     problems: list[tuple[str, str]] = []
     lines: dict[str, int] = {}
@@ -48,28 +51,3 @@ def references_of(path: Path, pairing: Pairing) -> References:
     """The references of a table, for the predictions of another model."""
     files = tuple(NamedFile(pair.reference, LABELS, (pair.case,), ()) for pair in pairing.pairs)
     return References(path, files, cases={pair.reference: pair.case for pair in pairing.pairs})
-
-
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Number and cells of the lines of a table of pairs."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise UserError(path, f"cannot be read ({error.strerror})", "check the path") from None
-    except UnicodeDecodeError:
-        raise UserError(path, "is not UTF-8 text", "save the table as CSV in UTF-8") from None
-    delimiter = max(",;\t", key=lines[0].count) if lines else ","
-    reader = csv.reader(lines, delimiter=delimiter)
-    header = [cell.strip().lower() for cell in next(reader, [])]
-    for name in COLUMNS[1:]:
-        if header.count(name) != 1:
-            raise UserError(path, f"has no column {name!r}", f"the first line has to be {','.join(COLUMNS)}")
-    rows = []
-    for cells in reader:
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != len(header):
-            problem = f"has {len(cells)} cells, and the first line {len(header)}"
-            raise UserError(f"{path}, line {reader.line_num}", problem, "give each column a cell, empty if need be")
-        rows.append((reader.line_num, {k: cell.strip() for k, cell in zip(header, cells, strict=True)}))
-    return rows

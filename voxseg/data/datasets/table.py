@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 
 from voxseg.data.datasets.case import Case, Dataset, ImageFile, in_order, left_out
 from voxseg.data.datasets.listing import walk
 from voxseg.data.paths import SUFFIXES, scan_name
+from voxseg.data.written_table import read_written_table
 from voxseg.errors import UserError
 
 __all__ = ["find_table"]
@@ -44,7 +44,7 @@ def find_table(path: Path, labels: bool) -> Dataset | None:
         if not tables:
             return None
         path = tables[0]
-    rows = _read(path)
+    rows = [row for _, row in read_written_table(path, known=(LABEL, CASE, SUBJECT))[1]]
     columns = list(rows[0]) if rows else []
     modalities = _modalities(rows)
     if not modalities or (labels and LABEL not in columns):
@@ -75,33 +75,6 @@ def _is_table(path: Path, labels: bool) -> bool:
         return False
     columns = [cell.strip().strip('"') for cell in re.split(r"[,;\t]", header)]
     return (LABEL in columns or not labels) and any(suffix in rest for suffix in SUFFIXES)
-
-
-def _read(path: Path) -> Rows:
-    """The rows of a table, with `label`, `case` and `subject` in small letters and no spaces around any cell."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(path, f"cannot be read ({error.strerror})", "check the path") from None
-    except UnicodeDecodeError:
-        raise UserError(path, "is not UTF-8 text", "save the table as CSV in UTF-8") from None
-    lines = text.splitlines()
-    delimiter = max(",;\t", key=lines[0].count) if lines else ","
-    reader = csv.reader(lines, delimiter=delimiter)
-    header = [cell.strip() for cell in next(reader, [])]
-    header = [cell.lower() if cell.lower() in (LABEL, CASE, SUBJECT) else cell for cell in header]
-    repeated = [cell for cell in header if header.count(cell) > 1 and cell]
-    if repeated:
-        raise UserError(path, f"has two columns {repeated[0]!r}", "name each column once")
-    rows = []
-    for cells in reader:
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != len(header):
-            problem = f"has {len(cells)} cells, and the first line {len(header)}"
-            raise UserError(f"{path}, line {reader.line_num}", problem, "give each column a cell, empty if need be")
-        rows.append({name: cell.strip() for name, cell in zip(header, cells, strict=True)})
-    return rows
 
 
 def _modalities(rows: Rows) -> list[str]:
