@@ -97,7 +97,12 @@ def baselines(
         Path, typer.Option("-o", "--output", metavar="FOLDER", help="Of the benchmark; what is finished there is kept.")
     ] = Path("runs/baselines"),
     models: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Only these of the models.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="Train only these of the models; the table is of all that FOLDER has.",
+            show_default=False,
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -114,7 +119,7 @@ def baselines(
     command goes on.
     """
     from voxseg.errors import UserError
-    from voxseg.evaluation.data_efficiency_file import find_benchmark
+    from voxseg.evaluation.data_efficiency_file import CONFIG_FILE, find_benchmark
 
     path = find_benchmark(config, output, "baselines")
     from voxseg.cli._allocator import keep_freed_memory
@@ -123,22 +128,17 @@ def baselines(
     import torch
 
     from voxseg.evaluation.data_efficiency import run_benchmark
-    from voxseg.evaluation.data_efficiency_config import load_benchmark
+    from voxseg.evaluation.data_efficiency_config import load_benchmark, with_models
 
     if threads is not None:
         torch.set_num_threads(threads)
     settings = load_benchmark(path, overrides or [])
     if len(settings.sizes) != 1:
         raise UserError(f"{path.name}: sizes", "compares models at one number of cases", "give a single number")
-    if models is not None:
-        names = [arm.name for arm in settings.arms]
-        for name in models.split(","):
-            if name not in names:
-                raise UserError(f"--models {name}", "is no model of this benchmark", f"there are {', '.join(names)}")
-        settings = settings.model_copy(
-            update={"arms": tuple(arm for arm in settings.arms if arm.name in models.split(","))}
-        )
-    progress = run_benchmark(settings, output, device, _tell)
+    only = None if models is None else models.split(",")
+    if only is not None:
+        settings = with_models(settings, only, keep=path == output / CONFIG_FILE)
+    progress = run_benchmark(settings, output, device, _tell, only)
     if progress.done:
         _write_baselines(output, settings, progress.done, device)
     _end(progress)

@@ -161,6 +161,28 @@ def test_baselines_are_trained_measured_and_not_trained_again(tmp_path, capsys):
     assert capsys.readouterr().out == first.out, "nothing is measured again"
 
 
+def test_a_folder_takes_further_models_later(tmp_path, capsys):
+    folder = tmp_path / "out"
+    arms = [{"name": "steerable_unet"}, {"name": "own", "architecture": "plain_unet"}]
+    config = write(tmp_path / "b.yaml", arms=arms, sizes=[1])
+    assert call_baselines(config, "-o", folder, "--device", "cpu", "--models", "own") == 0
+    assert capsys.readouterr().err.startswith("own, 1 case, seed 0: ")
+    result = folder / "runs" / "own" / "cases_0001" / "seed_0" / "result.json"
+    before = result.read_bytes()
+    result.unlink()
+    assert call_baselines("-o", folder, "--device", "cpu", "--models", "e3nn_gates") == 0
+    captured = capsys.readouterr()
+    assert [line.split(",")[0] for line in captured.err.splitlines()] == ["e3nn_gates"], "only what was asked for"
+    result.write_bytes(before)
+    assert call_baselines("-o", folder, "--device", "cpu") == 0
+    captured = capsys.readouterr()
+    assert captured.err == "", "both are there"
+    table = (folder / "baselines.md").read_text(encoding="utf-8").splitlines()[4:]
+    assert [line.split(" | ")[0] for line in table] == ["| e3nn_gates", "| own"]
+    assert call_baselines("-o", folder, "--models", "e3nn") == 2
+    assert "--models e3nn: is no model of this benchmark; there are steerable_unet, " in capsys.readouterr().err
+
+
 def test_the_plan_of_the_baselines_holds_every_hosted_network(tmp_path):
     from voxseg.evaluation.data_efficiency_config import load_benchmark, training_config
     from voxseg.evaluation.data_efficiency_file import find_benchmark

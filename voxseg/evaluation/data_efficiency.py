@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ def run_benchmark(
     folder: Path,
     device: str = "auto",
     tell: Callable[[str], None] = lambda text: None,
+    only: Sequence[str] | None = None,
 ) -> Progress:
     """Makes the runs that are not finished yet, one after the other.
 
@@ -80,6 +81,7 @@ def run_benchmark(
         folder: of the benchmark: new, or of one that was begun with the same config but for `FREE`.
         device: "auto", "cpu", "cuda" or "mps".
         tell: called with a line after each run.
+        only: names of arms whose runs are made; by default all.
 
     Raises:
         UserError: the folder belongs to something else, the cases cannot be had, or there are several processes.
@@ -91,7 +93,8 @@ def run_benchmark(
     trainings = {arm.name: training_config(config, arm) for arm in config.arms}
     _begin(config, folder, place)
     cases = open_cases(config, next(iter(trainings.values())), folder)
-    runs, progress = planned_runs(config), Progress()
+    progress = Progress()
+    runs = [run for run in planned_runs(config) if only is None or run.arm.name in only]
     missing = [run for run in runs if read_result(folder / run.place) is None]
     shown = sys.stderr.isatty()
     with tqdm(total=len(runs), initial=len(runs) - len(missing), unit="run", disable=not shown, leave=False) as bar:

@@ -32,6 +32,7 @@ __all__ = [
     "TestConfig",
     "load_benchmark",
     "training_config",
+    "with_models",
 ]
 
 MEAN = "mean"
@@ -253,6 +254,26 @@ def hosted_arms() -> list[dict[str, Any]]:
     """Arms for voxseg's own network, its plain twin, and every hosted baseline with the network of its file."""
     own: list[dict[str, Any]] = [{"name": name, "architecture": name} for name in ("steerable_unet", "plain_unet")]
     return own + [{"name": name, "training": read_yaml(find_network(name))} for name in packaged_baselines()]
+
+
+def with_models(config: DataEfficiencyConfig, names: Sequence[str], keep: bool) -> DataEfficiencyConfig:
+    """The same benchmark for some of its arms and of the hosted baselines.
+
+    Args:
+        config: the benchmark.
+        names: of the arms.
+        keep: whether the arms that it has stay as well: those that a folder was begun with.
+
+    Raises:
+        UserError: there is neither an arm nor a hosted baseline of that name.
+    """
+    hosted = [ArmConfig.model_validate(values) for values in hosted_arms()]
+    offered = {arm.name: arm for arm in (*hosted, *config.arms)}  # the benchmark's own goes before the packaged one
+    for name in names:
+        if name not in offered:
+            raise UserError(f"--models {name}", "is no model of this benchmark", f"there are {', '.join(offered)}")
+    chosen = {*names, *(arm.name for arm in config.arms if keep)}
+    return config.model_copy(update={"arms": tuple(arm for arm in offered.values() if arm.name in chosen)})
 
 
 def training_config(config: DataEfficiencyConfig, arm: ArmConfig, file: str = "training") -> TrainingConfig:
