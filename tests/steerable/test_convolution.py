@@ -18,6 +18,7 @@ from voxseg.steerable import (
     SolidHarmonicBasis,
     SteerableConv3d,
     separable,
+    upsample,
 )
 from voxseg.steerable.bases import tap_positions
 from voxseg.steerable.convolution import Group
@@ -173,6 +174,33 @@ def test_sorted_channels_in_bfloat16_stay_close() -> None:
     (accurate,) = torch.autograd.grad(expected, x, cotangent)
     assert (y.float() - expected).norm() / expected.norm() < 0.02
     assert (gradient - accurate).norm() / accurate.norm() < 0.03
+
+
+@pytest.mark.parametrize("basis", ["solid_harmonic", "shells"])
+@pytest.mark.parametrize("field_out", [FIELD, "6x0e"])
+@pytest.mark.parametrize(
+    ("size", "coarser"), [((11, 8, 10), (6, 4, 5)), ((12, 9, 7), (6, 9, 4)), ((9, 8, 8), (9, 4, 8))]
+)
+def test_coarse_channels_equal_those_upsampled_first(
+    basis: str,
+    field_out: str,
+    size: tuple[int, int, int],
+    coarser: tuple[int, int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(separable, "_SLAB_ELEMENTS", 1)
+    kernels: KernelBasis = SolidHarmonicBasis(0.8, 1.0) if basis == "solid_harmonic" else ShellBasis(5.0, 1.0)
+    layer = SteerableConv3d(f"{FIELD}+{FIELD}", field_out, kernels).double()
+    channels = layer.field_in.channels // 2
+    x = torch.randn(2, channels, *size, dtype=torch.float64, requires_grad=True)
+    coarse = torch.randn(2, channels, *coarser, dtype=torch.float64, requires_grad=True)
+    y, expected = layer(x, coarse=coarse), layer(torch.cat([x, upsample(coarse, size)], 1))
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(layer.fold()(x, coarse), expected, rtol=0, atol=1e-12)
+    inputs, cotangent = [x, coarse, *layer.parameters()], torch.randn_like(y)
+    gradients, references = (torch.autograd.grad(z, inputs, cotangent) for z in (y, expected))
+    for gradient, reference in zip(gradients, references, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -1,10 +1,13 @@
 """Mixing at a voxel, and upsampling as the mirror of the strided convolution."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from voxseg.steerable import FieldLinear, SolidHarmonicBasis, SteerableConv3d, strides_for, upsample
+from voxseg.steerable.resampling import add_upsample_adjoint, upsample_planes
 from voxseg.testing import assert_equivariant
 
 FIELD, OTHER = "3x0e+2x1e+1x2e", "2x0e+1x1e+3x2e"
@@ -67,6 +70,21 @@ def test_positions_are_those_of_the_fine_grid(size: tuple[int, int, int]) -> Non
     back = upsample(down(ramp) / gain, size)
     inner = (0, 0, slice(5, -5), slice(5, -5), slice(5, -5))
     torch.testing.assert_close(back[inner], ramp[inner], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("fine", [10, 9, 5, 1, 2])
+def test_planes_of_the_upsampled_volume_and_their_adjoint(fine: int) -> None:
+    size, coarse = (fine, 7, 8), (5 if fine > 2 else 1, 4, 4)
+    x = torch.randn(1, 3, *coarse, dtype=torch.float64, requires_grad=True)
+    whole = upsample(x, size)
+    for first, last in itertools.combinations(range(fine + 1), 2):
+        planes = upsample_planes(x.detach(), size, first, last)
+        torch.testing.assert_close(planes, whole.detach()[:, :, first:last], rtol=0, atol=0)
+        cotangent = torch.randn_like(planes)
+        (expected,) = torch.autograd.grad(whole[:, :, first:last], x, cotangent, retain_graph=True)
+        total = torch.ones(*coarse, 3, dtype=torch.float64)
+        add_upsample_adjoint(total, cotangent[0].permute(1, 2, 3, 0), size, first)
+        torch.testing.assert_close(total, expected[0].permute(1, 2, 3, 0) + 1, rtol=0, atol=1e-12)
 
 
 def test_impossible_sizes_are_refused() -> None:

@@ -85,8 +85,8 @@ def memory_left(max_memory: int | None, voxels: int, held: int, since: int, rese
 def network_bytes(config: NetworkConfig) -> int:
     """Bytes that a folded network needs at its peak for each voxel of its input, besides `NETWORK_CONSTANT`.
 
-    The peak is on the finest level, where the skip connection, the upsampled features, both in one tensor, and the
-    input and output of the convolution are alive together. An upper bound for the networks that were measured
+    The peak is on the finest level, where the skip connection, the output of the convolution and the slabs on the way
+    are alive together; in plain networks the upsampled features and both in one tensor too. An upper bound for the networks that were measured
     (steerable with 5, 20 and 40 channels there and 3 to 40 classes, and plain); a test measures again. For a network
     that is not ours it is a guess on the safe side (MONAI's UNet and its like need 200 to 1000), which what
     `ForeignNetwork` measures comes before.

@@ -18,6 +18,7 @@ from ..steerable import (
     ShellBasis,
     SolidHarmonicBasis,
     SteerableConv3d,
+    beside_upsampled,
     gated_norm,
 )
 from .config import NetworkConfig
@@ -40,12 +41,13 @@ class Block(nn.Sequential):
         super().__init__(convolution, norm, gate)
         self.folded = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C_in, X, Y, Z]`` to ``[B, C_out, X', Y', Z']``."""
+    def forward(self, x: Tensor, coarse: Tensor | None = None) -> Tensor:
+        """``[B, C_in, X, Y, Z]`` to ``[B, C_out, X', Y', Z']``; `coarse` as in `SteerableConv3d.forward`."""
         convolution, norm, gate = self
         assert isinstance(norm, FieldNorm)
         assert isinstance(gate, Gate)
-        return gated_norm(convolution(x) if self.folded else convolution(x, norm.centring), norm, gate)
+        constants = {} if self.folded else {"after": norm.centring}
+        return gated_norm(convolution(x, coarse=coarse, **constants), norm, gate)
 
     @torch.no_grad()
     def fold(self) -> Block:
@@ -127,8 +129,9 @@ class PlainConv3d(nn.Conv3d):
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: Triple) -> None:
         super().__init__(channels_in, channels_out, kernel, stride=stride)
 
-    def forward(self, x: Tensor, after: Tensor | None = None) -> Tensor:
-        """``[B, C_in, X, Y, Z]`` to ``[B, C_out, ceil(X / stride), ...]``; `after` as in `SteerableConv3d.forward`."""
+    def forward(self, x: Tensor, after: Tensor | None = None, coarse: Tensor | None = None) -> Tensor:
+        """``[B, C_in, X, Y, Z]`` to ``[B, C_out, ceil(X / stride), ...]``; the rest as in `SteerableConv3d.forward`."""
+        x = beside_upsampled(x, coarse)
         weight, bias = self.weight, self.bias
         if after is not None:
             weight = torch.einsum("oixyz,op->pixyz", weight, after)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..steerable import FieldType, Irrep, strides_for, upsample
+from ..steerable import FieldType, Irrep, beside_upsampled, strides_for
 from .config import NetworkConfig
+from .layers import Block
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -120,10 +121,13 @@ class UNet(nn.Module):
 
     def _decode(self, level: int, skip: Tensor, x: Tensor) -> Tensor:
         """From the coarser features to those of a level, ``[B, C_level, grid of skip]``."""
-        x = upsample(self.narrow[level](x), skip.shape[2:])
-        x = torch.cat([skip, x], 1)  # [B, 2 C_level, ...]
-        result: Tensor = self.decoder[level](x)
-        return result
+        first, *others = self.decoder[level].children()
+        coarse = self.narrow[level](x)
+        # [B, 2 C_level, ...] go in; where it can, the block upsamples half of them a few planes at a time.
+        x = first(skip, coarse) if isinstance(first, Block) else first(beside_upsampled(skip, coarse))
+        for block in others:
+            x = block(x)
+        return x
 
     def fold(self) -> nn.Module:
         """A copy for inference whose steerable layers are multiplied out to constant weights; it computes the same."""

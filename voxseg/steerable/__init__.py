@@ -10,7 +10,7 @@ from .fields import FieldType, Irrep
 from .harmonics import solid_harmonics, wigner_3j, wigner_d
 from .linear import FieldLinear, PointwiseConv3d
 from .nonlinearity import FieldNorm, Gate, gated_norm
-from .resampling import strides_for, upsample
+from .resampling import beside_upsampled, strides_for, upsample
 from .tensors import (
     contract,
     expand,
@@ -34,6 +34,7 @@ __all__ = [
     "ShellBasis",
     "SolidHarmonicBasis",
     "SteerableConv3d",
+    "beside_upsampled",
     "contract",
     "expand",
     "fractional_anisotropy",

@@ -18,6 +18,7 @@ from .bases import KernelBasis, Lattice, SolidHarmonicBasis, lattice_for
 from .fields import FieldType, Irrep
 from .harmonics import wigner_3j
 from .linear import channel_bias
+from .resampling import beside_upsampled
 from .separable import MOMENTS, AxisTaps, Taps, separable_convolution, symmetric_padding
 from .spans import ChannelSpans
 
@@ -93,21 +94,26 @@ class SteerableConv3d(nn.Module):
         self.spans = self._channel_spans() if self.separable else None
 
     @torch.compiler.disable  # the kernels depend on the grid by cached float arithmetic, which dynamo cannot trace
-    def forward(self, x: Tensor, after: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, after: Tensor | None = None, coarse: Tensor | None = None) -> Tensor:
         """Convolve; see the class for shapes.
 
         Args:
-            x: the input.
+            x: the input, or its first channels.
             after: ``[C_out, C_out]``; the row of each voxel of the output is multiplied by it. It costs nothing,
                 because the weights are.
+            coarse: the other channels on the next coarser grid: ``conv(torch.cat([x, upsample(coarse, grid)], 1))``
+                without making that volume, where the convolution is separable.
         """
-        if x.dim() != 5 or x.shape[1] != self.field_in.channels:
+        channels = x.shape[1] + (0 if coarse is None else coarse.shape[1])
+        if x.dim() != 5 or channels != self.field_in.channels:
+            beside = "" if coarse is None else f" and {tuple(coarse.shape)}"
             raise ValueError(
-                f"expected [B, {self.field_in.channels}, X, Y, Z] of type '{self.field_in}', got {tuple(x.shape)}"
+                f"expected [B, {self.field_in.channels}, X, Y, Z] of type '{self.field_in}', "
+                f"got {tuple(x.shape)}{beside}"
             )
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         lattice = lattice_for(x.shape[2:], self.spacing, self.stride)
-        x = x.to(dtype)
+        x, coarse = x.to(dtype), None if coarse is None else coarse.to(dtype)
         with torch.autocast(x.device.type, enabled=False):  # weights are multiplied out in their own precision
             bias = channel_bias(self.field_out, self.bias)
             weight = self._mix(lattice) if self.separable else self.dense_kernel(lattice)
@@ -116,8 +122,8 @@ class SteerableConv3d(nn.Module):
                 weight = weight @ after if self.separable else torch.einsum("oixyz,op->pixyz", weight, after)
         weight, bias = weight.to(dtype), bias.to(dtype)
         if self.separable:
-            return separable_convolution(x, weight, bias, self._taps(lattice, x), self.spans)
-        return F.conv3d(x, weight, bias, self.stride, _padding(weight.shape[2:], self.stride))
+            return separable_convolution(x, weight, bias, self._taps(lattice, x), self.spans, coarse)
+        return F.conv3d(beside_upsampled(x, coarse), weight, bias, self.stride, _padding(weight.shape[2:], self.stride))
 
     def dense_kernel(self, lattice: Lattice | None = None) -> Tensor:
         """The same operator as weights of an ordinary ``Conv3d``: ``[C_out, C_in, nx, ny, nz]``.
@@ -241,18 +247,20 @@ class FoldedConv3d(nn.Module):
                 kernel = kernel if after is None else torch.einsum("oixyz,op->pixyz", kernel, after)
                 self.register_buffer(f"kernel_{index}", kernel)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, coarse: Tensor | None = None) -> Tensor:
         """Convolve as :class:`SteerableConv3d` does."""
         index = self._lattices.index(lattice_for(x.shape[2:], self.spacing, self.stride))
         if not self.separable:
             kernel: Tensor = getattr(self, f"kernel_{index}")
-            return F.conv3d(x, kernel, self.bias, self.stride, _padding(kernel.shape[2:], self.stride))
+            return F.conv3d(
+                beside_upsampled(x, coarse), kernel, self.bias, self.stride, _padding(kernel.shape[2:], self.stride)
+            )
         axes = []
         for axis, stride in enumerate(self.stride):
             kernels: Tensor = getattr(self, f"taps_{index}_{axis}")
             axes.append(AxisTaps(kernels, stride))
         mix: Tensor = getattr(self, f"mix_{index}")
-        return separable_convolution(x, mix, self.bias, (axes[0], axes[1], axes[2]), self.spans)
+        return separable_convolution(x, mix, self.bias, (axes[0], axes[1], axes[2]), self.spans, coarse)
 
 
 def _padding(lengths: tuple[int, ...] | torch.Size, strides: tuple[int, ...]) -> list[int]:

@@ -13,3 +13,8 @@ def as_rows(volume: Tensor) -> Tensor:
 def as_volume(rows: Tensor, grid: tuple[int, ...]) -> Tensor:
     """``[B X Y Z, C]`` as ``[B, C, X, Y, Z]`` in channels-last order, for a grid ``(B, X, Y, Z)``; a view."""
     return rows.view(*grid, rows.shape[1]).permute(0, 4, 1, 2, 3)
+
+
+def sample_rows(volume: Tensor, number: int) -> Tensor:
+    """One sample of ``[B, C, X, Y, Z]`` as ``[X, Y, Z, C]``, a view."""
+    return volume[number].permute(1, 2, 3, 0)

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .axes import along
+
+# What a coarse sample gives to the fine ones, on axes of twice as many samples and of twice as many less one.
+_EVEN, _ODD = (0.25, 0.75, 0.75, 0.25), (0.5, 1.0, 0.5)
 
 
 def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -39,6 +45,50 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
     if between != list(size):
         x = F.interpolate(x, size=list(size), mode="trilinear", align_corners=True)
     return x
+
+
+def beside_upsampled(x: Tensor, coarse: Tensor | None) -> Tensor:
+    """The channels of ``x``, then those of ``coarse`` upsampled to its grid: ``[B, C + C_coarse, X, Y, Z]``."""
+    return x if coarse is None else torch.cat([x, upsample(coarse, x.shape[2:])], 1)
+
+
+def upsample_planes(x: Tensor, size: Sequence[int], first: int, last: int) -> Tensor:
+    """Planes ``first`` to ``last - 1`` along X of ``upsample(x, size)``, from the planes of ``x`` that they see."""
+    seen, span = _seen(x.shape[2], size[0], first, last)
+    part = upsample(x[:, :, seen], (span.stop - span.start, *size[1:]))
+    return part[:, :, first - span.start : last - span.start]
+
+
+def add_upsample_adjoint(total: Tensor, planes: Tensor, size: Sequence[int], first: int) -> None:
+    """Add the adjoint of :func:`upsample_planes` to the gradient of its input.
+
+    Args:
+        total: ``[X, Y, Z, C]``, one sample on the coarse grid with its channels last.
+        planes: ``[n, Y', Z', C]``, the gradient of planes of the fine grid.
+        size: ``X', Y', Z'``.
+        first: the first of the planes.
+    """
+    seen, span = _seen(len(total), size[0], first, first + len(planes))
+    planes = F.pad(planes, (0, 0, 0, 0, 0, 0, first - span.start, span.stop - first - len(planes)))
+    coarse = (seen.stop - seen.start, *total.shape[1:3])
+    for axis, (n, target) in enumerate(zip(coarse, planes.shape[:3], strict=True)):
+        if target == n:
+            continue
+        reduced = along(planes, planes.new_tensor(_EVEN if target == 2 * n else _ODD), axis, 2, 1)
+        if target == 2 * n:  # beyond the first and the last sample of the coarse grid they are repeated
+            for end in (0, -1):
+                reduced.select(axis, end).add_(planes.select(axis, end), alpha=_EVEN[0])
+        planes = reduced
+    total[seen] += planes
+
+
+def _seen(coarse: int, fine: int, first: int, last: int) -> tuple[slice, slice]:
+    """Samples of the coarse grid that samples ``first`` to ``last - 1`` of the fine one see, and what these become."""
+    if fine == coarse:
+        return slice(first, last), slice(first, last)
+    even = fine == 2 * coarse
+    low, high = max((first - 1) // 2 if even else first // 2, 0), min(last // 2 + 1, coarse)
+    return slice(low, high), slice(2 * low, 2 * high if even else 2 * high - 1)
 
 
 def strides_for(spacing: Sequence[float], coarser: float) -> tuple[int, int, int]:

@@ -17,13 +17,13 @@ Mixing before the last axis, with ``g_bc = Y_b^T Z_c^T g``,
 
 so that 15 one-dimensional convolutions give both gradients; mixing after it, the steps of the forward pass are run
 again and then back. Both passes go through the volume slab by slab along X, so that what they hold besides input and
-output does not grow with the volume.
+output does not grow with the volume. Where features of a coarser grid are to be upsampled and set beside those of the
+finer one, that too is done slab by slab, in both passes: neither of the two large volumes is ever whole.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .axes import AxisTaps, adjoint, along, symmetric_padding
-from .layout import as_rows, as_volume
+from .layout import as_rows, as_volume, sample_rows
+from .sources import Gradient, Source
 from .spans import ChannelSpans
 
 __all__ = ["MOMENTS", "AxisTaps", "Taps", "separable_convolution", "symmetric_padding"]
@@ -56,7 +57,12 @@ Taps = tuple[AxisTaps, AxisTaps, AxisTaps]
 
 
 def separable_convolution(
-    x: Tensor, mix: Tensor, bias: Tensor, taps: Taps, spans: ChannelSpans | None = None
+    x: Tensor,
+    mix: Tensor,
+    bias: Tensor,
+    taps: Taps,
+    spans: ChannelSpans | None = None,
+    coarse: Tensor | None = None,
 ) -> Tensor:
     """Convolve with the kernels ``sum_abc M_abc k_a(x) k_b(y) k_c(z)``.
 
@@ -66,73 +72,73 @@ def separable_convolution(
         bias: ``[C_out]``, added at every voxel.
         taps: the 1-D kernels along X, Y and Z.
         spans: which channels of the input each moment needs, where that is not all of them.
+        coarse: ``[B, C_coarse, ...]`` on the next coarser grid. It is upsampled as :func:`.resampling.upsample` does,
+            and its channels follow those of ``x``, which then has ``C_in - C_coarse``.
 
     Returns:
         ``[B, C_out, X', Y', Z']`` in ``channels_last_3d``.
     """
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, mix, bias)):
-        output: Tensor = _SeparableConvolution.apply(x, mix, bias, taps, spans)
-        return output
-    return _forward(x, mix, bias, taps, spans)
+    with torch.autocast(x.device.type, enabled=False):  # it would upsample in float32
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, mix, bias, coarse) if t is not None):
+            output: Tensor = _SeparableConvolution.apply(x, coarse, mix, bias, taps, spans)
+            return output
+        return _forward(x, coarse, mix, bias, taps, spans)
 
 
 class _SeparableConvolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mix: Tensor, bias: Tensor, taps: Taps, spans: ChannelSpans | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        coarse: Tensor | None,
+        mix: Tensor,
+        bias: Tensor,
+        taps: Taps,
+        spans: ChannelSpans | None,
+    ) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        ctx.save_for_backward(x, mix)
+        ctx.save_for_backward(x, coarse, mix)
         ctx.taps, ctx.spans = taps, spans
-        return _forward(x, mix, bias, taps, spans)
+        return _forward(x, coarse, mix, bias, taps, spans)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        x, mix = ctx.saved_tensors
-        for_x, for_mix, for_bias, _, _ = ctx.needs_input_grad
-        gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
-        bias_gradient = _column_sums(as_rows(gradient)) if for_bias else None
-        way = _way(x, mix, ctx.taps, ctx.spans)
+    def backward(
+        ctx: Any, cotangent: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, None, None]:
+        x, coarse, mix = ctx.saved_tensors
+        for_x, for_coarse, for_mix, for_bias, _, _ = ctx.needs_input_grad
+        cotangent = cotangent.contiguous(memory_format=torch.channels_last_3d)
+        bias_gradient = _column_sums(as_rows(cotangent)) if for_bias else None
+        way = _way(mix, ctx.taps, ctx.spans)
         mix_gradient = way.mix.new_zeros(way.mix.shape, dtype=_sum_type(mix)) if for_mix else None
-        x_gradient = None
-        if for_x:
-            x_gradient = as_volume(torch.empty_like(as_rows(x)), (x.shape[0], *x.shape[2:]))
-        if for_x or for_mix:
-            _backward(x, gradient, way, mix_gradient, x_gradient)
+        gradient = Gradient(x, coarse) if for_x or for_coarse else None
+        for number, source in enumerate(Source.of(x, coarse)):
+            for part in way.slabs(source.shape, cotangent.shape[2]):
+                along_x = way.along_x(source, part) if mix_gradient is not None else None
+                rows = sample_rows(cotangent, number)[part]
+                back = way.backward(along_x, rows, mix_gradient, source.shape[1:3], gradient is not None)
+                del along_x  # three slabs
+                if gradient is not None:
+                    gradient.add(number, way.seen(source, part)[0], way.back_along_x(back, source, part))
         if mix_gradient is not None:
             mix_gradient = way.unsorted(mix_gradient).to(mix.dtype)
-        return x_gradient, mix_gradient, bias_gradient, None, None
+        x_gradient, coarse_gradient = (None, None) if gradient is None else (gradient.fine, gradient.coarse)
+        return x_gradient, coarse_gradient, mix_gradient, bias_gradient, None, None
 
 
-def _forward(x: Tensor, mix: Tensor, bias: Tensor, taps: Taps, spans: ChannelSpans | None) -> Tensor:
+def _forward(
+    x: Tensor, coarse: Tensor | None, mix: Tensor, bias: Tensor, taps: Taps, spans: ChannelSpans | None
+) -> Tensor:
     """The convolution, sample by sample and slab by slab along X, so that intermediate volumes are few."""
     x = x.contiguous(memory_format=torch.channels_last_3d)
-    way = _way(x, mix, taps, spans)
+    way = _way(mix, taps, spans)
     size = [t.output_size(n) for t, n in zip(taps, x.shape[2:], strict=True)]
     output = as_volume(x.new_empty(x.shape[0] * math.prod(size), mix.shape[2]), (x.shape[0], *size))
-    for sample, target in zip(_samples(x), _samples(output), strict=True):
-        for part in way.slabs(sample.shape, size[0]):
-            way.forward(way.along_x(sample, part), bias, target[part])
+    for number, source in enumerate(Source.of(x, coarse)):
+        for part in way.slabs(source.shape, size[0]):
+            way.forward(way.along_x(source, part), bias, sample_rows(output, number)[part])
     return output
-
-
-def _backward(
-    x: Tensor, gradient: Tensor, way: _MixBefore | _MixAfter, mix_gradient: Tensor | None, x_gradient: Tensor | None
-) -> None:
-    """Add to the gradient of the mix, and set that of the input."""
-    results = [None] * x.shape[0] if x_gradient is None else _samples(x_gradient)
-    for sample, cotangent, result in zip(_samples(x), _samples(gradient), results, strict=True):
-        reached = 0  # planes of the result that earlier slabs have set
-        for part in way.slabs(sample.shape, gradient.shape[2]):
-            along_x = way.along_x(sample, part) if mix_gradient is not None else None
-            back = way.backward(along_x, cotangent[part], mix_gradient, sample.shape[1:3], result is not None)
-            if result is None:
-                continue
-            first, last = way.reach(part)
-            full = way.back_along_x(back, last - first)
-            high = min(last, len(result))
-            result[max(first, 0) : reached] += full[max(first, 0) - first : reached - first]
-            result[reached:high] = full[reached - first : high - first]
-            reached = high
 
 
 @dataclass(frozen=True)
@@ -149,39 +155,65 @@ class _Way:
     taps: Taps
     spans: ChannelSpans
 
-    def slabs(self, shape: torch.Size, planes: int) -> list[slice]:
+    def slabs(self, shape: tuple[int, ...], planes: int) -> list[slice]:
         """Cut so many planes of the output across X into slabs, for samples ``[X, Y, Z, C_in]``."""
         step = max(_THINNEST_SLAB, _SLAB_ELEMENTS // max(math.prod(shape[1:]), 1))
         return [slice(start, min(start + step, planes)) for start in range(0, planes, step)]
 
     def reach(self, part: slice) -> tuple[int, int]:
-        """First plane, and one past the last, of the input that planes of the output see; also outside of it."""
+        """First plane, and one past the last, of a sample that planes of the output see; also outside of it."""
         axis = self.taps[0]
         first = part.start * axis.stride - axis.padding
         return first, first + (part.stop - 1 - part.start) * axis.stride + axis.length
 
-    def along_x(self, sample: Tensor, part: slice) -> list[Tensor]:
-        """Planes of a sample convolved along X with each moment, each with the channels of its span."""
+    def seen(self, source: Source, part: slice) -> tuple[int, int]:
+        """The same, within the sample."""
         first, last = self.reach(part)
-        slab = self.spans.sort(sample[max(first, 0) : last])
-        missing = (0, 0, 0, 0, 0, 0, max(-first, 0), max(last - len(sample), 0))
-        slab = F.pad(slab, missing) if any(missing) else slab
-        axis = self.taps[0]
-        return [
-            along(_channels(slab, self.spans.x[a]), kernel, 0, axis.stride) for a, kernel in enumerate(axis.kernels)
-        ]
+        return max(first, 0), min(last, source.shape[0])
 
-    def back_along_x(self, parts: list[Tensor], planes: int) -> Tensor:
-        """The adjoint of :meth:`along_x` onto so many planes."""
+    def band(self, part: slice, low: int, high: int) -> Tensor:
+        """``[3, n, high - low]``: what each plane of a sample gives to each plane of a part of the output."""
         axis = self.taps[0]
-        terms = [
-            adjoint(part, kernel, 0, axis.stride, 0, planes) for part, kernel in zip(parts, axis.kernels, strict=True)
-        ]
+        device = axis.kernels.device
+        starts = torch.arange(part.start, part.stop, device=device) * axis.stride - axis.padding
+        tap = torch.arange(low, high, device=device) - starts[:, None]
+        outside = (tap < 0) | (tap >= axis.length)
+        return axis.kernels[:, tap.clamp(0, axis.length - 1)].masked_fill(outside, 0)
+
+    def along_x(self, source: Source, part: slice) -> list[Tensor]:
+        """Planes of a sample convolved along X with each moment, each with the channels of its span.
+
+        The planes of a slab times a band matrix: one product gives all three moments, four times as fast as convolving.
+        """
+        low, high = self.seen(source, part)
+        slab, axis = self.spans.sort(source.planes(low, high)), self.taps[0]
+        if _convolved(slab):
+            first, last = self.reach(part)
+            missing = (0, 0, 0, 0, 0, 0, low - first, last - high)
+            slab = F.pad(slab, missing) if any(missing) else slab
+            parts = [_channels(slab, span) for span in self.spans.x]
+            return [along(x, kernel, 0, axis.stride) for x, kernel in zip(parts, axis.kernels, strict=True)]
+        band = self.band(part, low, high)
         if self.spans.trivial:
-            return terms[0].add_(terms[1]).add_(terms[2])
-        total = terms[0].new_zeros(*terms[0].shape[:3], self.mix.shape[1])
-        for term, span in zip(terms, self.spans.x, strict=True):
-            _add_channels(total, span, term)
+            return list((band.flatten(0, 1) @ slab.flatten(1)).view(3, -1, *slab.shape[1:]))
+        parts = [_channels(slab, span) for span in self.spans.x]
+        return [(matrix @ x.flatten(1)).view(-1, *x.shape[1:]) for matrix, x in zip(band, parts, strict=True)]
+
+    def back_along_x(self, parts: list[Tensor], source: Source, part: slice) -> Tensor:
+        """The adjoint of :meth:`along_x` onto the planes of the sample that were seen; frees the parts on the way."""
+        (low, high), (first, last), axis = self.seen(source, part), self.reach(part), self.taps[0]
+        grid, convolved = parts[0].shape[1:3], _convolved(parts[0])
+        total = parts[0].new_zeros(high - low, *grid, self.mix.shape[1])
+        band = self.band(part, low, high)
+        for matrix, kernel, span in zip(band, axis.kernels, self.spans.x, strict=True):
+            one = parts.pop(0)
+            if convolved:
+                term = adjoint(one, kernel, 0, axis.stride, 0, last - first)[low - first : high - first]
+                _add_channels(total, span, term)
+            elif self.spans.trivial:
+                total.flatten(1).addmm_(matrix.T, one.flatten(1))
+            else:
+                _add_channels(total, span, (matrix.T @ one.flatten(1)).view(high - low, *grid, -1))
         return self.spans.unsort(total)
 
     def unsorted(self, mix_gradient: Tensor) -> Tensor:
@@ -218,7 +250,7 @@ class _MixBefore(_Way):
         along_x: list[Tensor] | None,
         cotangent: Tensor,
         mix_gradient: Tensor | None,
-        size: torch.Size,
+        size: tuple[int, ...],
         for_x: bool,
     ) -> list[Tensor]:
         """From the cotangent of some planes back to before the convolutions along Y, by moment along X."""
@@ -276,7 +308,7 @@ class _MixAfter(_Way):
         along_x: list[Tensor] | None,
         cotangent: Tensor,
         mix_gradient: Tensor | None,
-        size: torch.Size,
+        size: tuple[int, ...],
         for_x: bool,
     ) -> list[Tensor]:
         """As :meth:`_MixBefore.backward`."""
@@ -310,18 +342,13 @@ class _MixAfter(_Way):
         return [part for part in result if part is not None]
 
 
-def _way(x: Tensor, mix: Tensor, taps: Taps, spans: ChannelSpans | None) -> _MixBefore | _MixAfter:
-    channels = x.shape[1]
+def _way(mix: Tensor, taps: Taps, spans: ChannelSpans | None) -> _MixBefore | _MixAfter:
+    channels = mix.shape[1]
     if taps[2].stride > 1 or channels <= _FEW_CHANNELS:
         return _MixAfter(mix, taps, ChannelSpans.all(channels))
     if spans is None or spans.trivial:
         return _MixBefore(mix, taps, ChannelSpans.all(channels))
     return _MixBefore(mix[:, spans.order], taps, spans)
-
-
-def _samples(volume: Tensor) -> Iterator[Tensor]:
-    """Each sample of a channels-last volume ``[B, C, X, Y, Z]`` as ``[X, Y, Z, C]`` that shares its memory."""
-    yield from volume.permute(0, 2, 3, 4, 1)
 
 
 def _channels(volume: Tensor, span: slice) -> Tensor:
@@ -340,6 +367,11 @@ def _add_channels(total: Tensor, span: slice, part: Tensor) -> None:
         total[..., span] += part
     else:  # PyTorch adds 16-bit numbers that lie apart one by one
         total[..., span] = part.add_(total[..., span].contiguous())
+
+
+def _convolved(volume: Tensor) -> bool:
+    """Whether to convolve along X in place of multiplying: 16-bit products on CPUs take 40 MB for themselves."""
+    return volume.device.type == "cpu" and volume.element_size() == 2
 
 
 def _column_sums(rows: Tensor) -> Tensor:
