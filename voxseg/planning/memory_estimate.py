@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from voxseg.networks import NetworkConfig
-from voxseg.networks.unet import finest_field, grids
+from voxseg.networks.unet import RECOMPUTED_LEVELS, finest_field, grids
 from voxseg.steerable import FieldType, Gate
 
 __all__ = ["saved_bytes", "training_bytes"]
@@ -76,7 +76,11 @@ def _held(config: NetworkConfig, size: Sequence[int]) -> float:
     linear = sum(FieldType(level).channels * v for level, v in zip(config.levels, voxels, strict=True))
     saved = [sum(block.saved for block in stage) for stage in stages]
     if config.checkpointing:
-        return linear + sum(stage[0].entering for stage in stages) + max(saved)
+        depth = len(config.levels)
+        levels = (*range(depth), *range(depth - 1))
+        again = [everything for everything, level in zip(saved, levels, strict=True) if level < RECOMPUTED_LEVELS]
+        entering = [stage[0].entering for stage, level in zip(stages, levels, strict=True) if level < RECOMPUTED_LEVELS]
+        return linear + sum(entering) + sum(saved) - sum(again) + max(again)
     return linear + sum(saved)
 
 

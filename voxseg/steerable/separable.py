@@ -157,7 +157,7 @@ class _Way:
 
     def slabs(self, shape: tuple[int, ...], planes: int) -> list[slice]:
         """Cut so many planes of the output across X into slabs, for samples ``[X, Y, Z, C_in]``."""
-        step = max(_THINNEST_SLAB, _SLAB_ELEMENTS // max(math.prod(shape[1:]), 1))
+        step = max(_THINNEST_SLAB, _SLAB_ELEMENTS // max(math.prod(shape[1:]) * self.taps[0].stride, 1))
         return [slice(start, min(start + step, planes)) for start in range(0, planes, step)]
 
     def reach(self, part: slice) -> tuple[int, int]:
