@@ -98,7 +98,14 @@ def test_pooled_norm_commutes_with_reflections_and_keeps_running_means() -> None
     assert_equivariant(norm, field, field, size=(1, 1, 1), improper=True)
 
 
-@pytest.mark.parametrize("layers", [E3nnLayers(group="O3", norm="none"), SE3Layers(group="O3", norm=False)])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        E3nnLayers(group="O3", norm="none"),
+        SE3Layers(group="O3", norm=False),
+        SE3Layers(group="O3", norm=False, size=7, sigma=1.0, kernels="solid_harmonics"),
+    ],
+)
 def test_even_outputs_of_o3_cannot_tell_mirror_images_apart(layers: LayerFactory) -> None:
     torch.manual_seed(0)
     even = ["4x0e+3x1o+2x2e"] * 3

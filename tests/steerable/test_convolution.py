@@ -83,6 +83,17 @@ def test_so3_does_not_commute_with_reflections() -> None:
     assert exact_error(layer, x, reflection, FIELD, FIELD) > 0.1
 
 
+def test_a_longer_reach_turns_more_exactly() -> None:
+    errors = []
+    for reach, taps in ((2.5, 7), (4.0, 9)):
+        torch.manual_seed(0)
+        layer = SteerableConv3d("4x0e", "4x2e", SolidHarmonicBasis(1.0, 1.0, reach)).double()
+        assert layer.dense_kernel().shape[2:] == (taps,) * 3
+        rotation = rotation_matrix((1, -2, 1), 45)
+        errors.append(interpolated_error(layer, rotation, "4x0e", "4x2e", dtype=torch.float64, blob_width=2.0))
+    assert errors[1] < 0.5 * errors[0], errors
+
+
 def test_anisotropic_grid() -> None:
     torch.manual_seed(0)
     spacing = (1.0, 1.0, 2.0)

@@ -37,7 +37,17 @@ from torch import Tensor, nn
 
 from voxseg.networks import UNet
 from voxseg.networks.unet import Spacing, Triple
-from voxseg.steerable import FieldLinear, FieldNorm, FieldType, Gate, Lattice, SteerableConv3d, solid_harmonics
+from voxseg.steerable import (
+    FieldLinear,
+    FieldNorm,
+    FieldType,
+    Gate,
+    KernelBasis,
+    Lattice,
+    SolidHarmonicBasis,
+    SteerableConv3d,
+    solid_harmonics,
+)
 from voxseg.steerable.bases import lattice_for, tap_positions
 from voxseg.steerable.separable import symmetric_padding
 from voxseg.testing import grid_rotations
@@ -47,6 +57,7 @@ from .base import Baseline, Group, skeleton
 __all__ = ["SE3CNN", "GaussianShells", "NormNonLinearity", "SE3Layers", "SmoothStride"]
 
 Cutoff = Literal["conservative", "compromise", "sfcnn"]
+Kernels = Literal["shells", "solid_harmonics"]
 NonLinearity = Literal["gated", "norm"]
 
 FIRST_BOUND = {"conservative": 2, "compromise": 3, "sfcnn": 4}
@@ -192,6 +203,8 @@ class SE3Layers:
         group: ``SO3``, or ``O3`` for couplings that keep parity.
         norm: whether fields are normalised before the non-linearity, and scalars have a bias. Where all voxels are
             summed in the end, as in a classifier of small shapes, both would make empty space as loud as the shape.
+        kernels: the paper's ``shells``, or ``solid_harmonics``: voxseg's own, Gaussians of width `sigma`, which a grid
+            samples with a smaller error, cut off at `size` voxels (`cutoff` and `max_degree` then do not matter).
     """
 
     def __init__(
@@ -203,9 +216,10 @@ class SE3Layers:
         nonlinearity: NonLinearity = "gated",
         group: Group = "SO3",
         norm: bool = True,
+        kernels: Kernels = "shells",
     ) -> None:
         self.size, self.sigma, self.cutoff, self.max_degree = size, sigma, cutoff, max_degree
-        self.nonlinearity, self.group, self.norm = nonlinearity, group, norm
+        self.nonlinearity, self.group, self.norm, self.kernels = nonlinearity, group, norm, kernels
 
     def block(
         self, field_in: FieldType, field_out: FieldType, spacing: Spacing, level: int, stride: Triple
@@ -213,8 +227,7 @@ class SE3Layers:
         """Convolution, smooth stride, norm, non-linearity."""
         del level
         act = Gate(field_out) if self.nonlinearity == "gated" else NormNonLinearity(field_out)
-        basis = GaussianShells(self.size, self.sigma, self.cutoff, self.max_degree, spacing[0])
-        convolution = SteerableConv3d(field_in, act.field_in, basis, spacing, group=self.group)
+        convolution = SteerableConv3d(field_in, act.field_in, self._basis(spacing[0]), spacing, group=self.group)
         smooth = [SmoothStride(stride)] if max(stride) > 1 else []
         if not self.norm:
             for weight in convolution.weights.values():
@@ -228,6 +241,11 @@ class SE3Layers:
     def linear(self, field_in: FieldType, field_out: FieldType) -> nn.Module:
         """Mixing of fields of one kind."""
         return FieldLinear(field_in, field_out)
+
+    def _basis(self, voxel: float) -> KernelBasis:
+        if self.kernels == "solid_harmonics":
+            return SolidHarmonicBasis(self.sigma * voxel, voxel, (self.size - 1) / 2 / self.sigma)
+        return GaussianShells(self.size, self.sigma, self.cutoff, self.max_degree, voxel)
 
 
 class SE3CNN(Baseline):

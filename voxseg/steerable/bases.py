@@ -77,15 +77,19 @@ class SolidHarmonicBasis:
     Args:
         sigma: width in mm.
         reference_spacing: mm, the isotropic grid on which white noise is scaled to unit variance.
+        reach: where the Gaussian is cut off along each axis, in sigma. The cut is a cube: what it takes away is not
+            isotropic, so that a longer reach costs taps and turns more exactly.
     """
 
     max_degree = 2
 
-    def __init__(self, sigma: float, reference_spacing: float) -> None:
-        if not (sigma > 0 and reference_spacing > 0):
-            raise ValueError(f"sigma and reference_spacing are lengths in mm, got {sigma} and {reference_spacing}")
+    def __init__(self, sigma: float, reference_spacing: float, reach: float = _CUTOFF_IN_SIGMA) -> None:
+        if not (sigma > 0 and reference_spacing > 0 and reach > 0):
+            problem = f"got {sigma}, {reference_spacing} and {reach}"
+            raise ValueError(f"sigma and reference_spacing are lengths in mm, reach is one in sigma, {problem}")
         self.sigma = sigma
         self.reference_spacing = reference_spacing
+        self.reach = reach
 
     def radial_functions(self, degree: int) -> int:
         """Two scalars (the Gaussian and the trace term), one of each higher degree."""
@@ -93,7 +97,7 @@ class SolidHarmonicBasis:
 
     def taps(self, spacing: float, centred: bool) -> Tensor:
         """The 1-D kernels ``[3, n]`` of one axis: Gaussian g of unit sum, g t, and g (t² - <t²>); t = r / sigma."""
-        return _gaussian_taps(self.sigma, spacing, centred)
+        return _gaussian_taps(self.sigma, spacing, centred, self.reach)
 
     def filters(self, lattice: Lattice) -> list[Tensor]:
         """Filters over the ten products; they do not depend on the lattice, which the taps alone know."""
@@ -105,17 +109,17 @@ class SolidHarmonicBasis:
 
 
 @lru_cache(maxsize=256)
-def _gaussian_taps(sigma: float, spacing: float, centred: bool) -> Tensor:
+def _gaussian_taps(sigma: float, spacing: float, centred: bool, reach: float) -> Tensor:
     """See :meth:`SolidHarmonicBasis.taps`; a network asks for the same few in every forward pass."""
     ratio = sigma / spacing
-    if _CUTOFF_IN_SIGMA * ratio < 1:
+    if reach * ratio < 1:
         logger.warning(
             "a kernel of %.2f mm is narrower than the voxels of %.2f mm along one axis: "
             "it sees little of the neighbours there",
-            2 * _CUTOFF_IN_SIGMA * sigma,
+            2 * reach * sigma,
             spacing,
         )
-    voxel = tap_positions(_CUTOFF_IN_SIGMA * ratio, centred)
+    voxel = tap_positions(reach * ratio, centred)
     samples = torch.zeros(1, dtype=torch.float64)
     if ratio < _SAMPLED_DOWN_TO:
         samples = (torch.arange(64, dtype=torch.float64) + 0.5) / 64 - 0.5
