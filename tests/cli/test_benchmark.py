@@ -179,6 +179,13 @@ def test_a_folder_takes_further_models_later(tmp_path, capsys):
     assert captured.err == "", "both are there"
     table = (folder / "baselines.md").read_text(encoding="utf-8").splitlines()[4:]
     assert [line.split(" | ")[0] for line in table] == ["| e3nn_gates", "| own"]
+    program = Path(__file__).parents[2] / "benchmarks" / "baseline_poses.py"
+    done = subprocess.run([sys.executable, program, folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    heads, _, *poses = ([cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines())
+    assert heads[:3] == ["model", "upright", "90 about (0, 0, 1)"]
+    assert [row[0] for row in poses] == ["e3nn_gates", "own"]
+    assert all(float(cell) >= 0 for row in poses for cell in row[1:])
     assert call_baselines("-o", folder, "--models", "e3nn") == 2
     assert "--models e3nn: is no model of this benchmark; there are steerable_unet, " in capsys.readouterr().err
 
