@@ -179,15 +179,21 @@ def test_a_folder_takes_further_models_later(tmp_path, capsys):
     assert captured.err == "", "both are there"
     table = (folder / "baselines.md").read_text(encoding="utf-8").splitlines()[4:]
     assert [line.split(" | ")[0] for line in table] == ["| e3nn_gates", "| own"]
+    assert call_baselines("-o", folder, "--models", "e3nn") == 2
+    assert "--models e3nn: is no model of this benchmark; there are steerable_unet, " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_where_dice_is_lost_pose_by_pose(tmp_path):
+    folder = tmp_path / "out"
+    assert call_baselines(write(tmp_path / "b.yaml", sizes=[1]), "-o", folder, "--device", "cpu") == 0
     program = Path(__file__).parents[2] / "benchmarks" / "baseline_poses.py"
     done = subprocess.run([sys.executable, program, folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     heads, _, *poses = ([cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines())
     assert heads[:3] == ["model", "upright", "90 about (0, 0, 1)"]
-    assert [row[0] for row in poses] == ["e3nn_gates", "own"]
+    assert [row[0] for row in poses] == ["steerable U-Net", "plain twin"]
     assert all(float(cell) >= 0 for row in poses for cell in row[1:])
-    assert call_baselines("-o", folder, "--models", "e3nn") == 2
-    assert "--models e3nn: is no model of this benchmark; there are steerable_unet, " in capsys.readouterr().err
 
 
 def test_the_plan_of_the_baselines_holds_every_hosted_network(tmp_path):
