@@ -14,8 +14,9 @@ from voxseg.data.labels import LabelTable
 from voxseg.data.volume import Volume
 from voxseg.errors import UserError
 from voxseg.inference import memory
+from voxseg.inference.device import choose_device
 from voxseg.inference.model import Model, ModelConfig, load_model
-from voxseg.inference.predictor import Predictor, choose_device
+from voxseg.inference.predictor import Predictor
 from voxseg.networks import NetworkConfig, build_network
 
 TABLE = LabelTable.freesurfer().select([2, 3])

@@ -17,8 +17,9 @@ from voxseg.data.preparation import Prepared, prepare
 from voxseg.data.segmentation import write_segmentation
 from voxseg.data.staging import staged
 from voxseg.data.volume import read_volume
+from voxseg.inference.checks import check_images
 from voxseg.inference.model import Model, read_model_config
-from voxseg.inference.predictor import Predictor, check_images
+from voxseg.inference.predictor import Predictor
 from voxseg.report.outputs import about, make_folder
 
 __all__ = ["PrepareScand", "RestoreLabelsd", "SaveLabelsd"]

@@ -15,10 +15,12 @@ from voxseg.data.field_kinds import FieldTarget
 from voxseg.data.geometry import Geometry
 from voxseg.data.preparation import covering_grid, preparation_bytes, prepare, sample
 from voxseg.data.volume import Volume
+from voxseg.inference.checks import check_images, check_memory
+from voxseg.inference.device import choose_device, gpu_memory, on_device
 from voxseg.inference.memory import held_memory, memory_left, network_bytes
 from voxseg.inference.model import FieldModel
 from voxseg.inference.plan import Plan, choose_run
-from voxseg.inference.predictor import check_images, check_memory, choose_device, gpu_memory, on_device, stage
+from voxseg.inference.predictor import stage
 from voxseg.inference.windows import in_windows
 
 __all__ = ["FieldPrediction", "FieldPredictor"]

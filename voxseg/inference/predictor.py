@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,15 +12,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from voxseg.data.geometry import Geometry
 from voxseg.data.labels import LabelTable
 from voxseg.data.preparation import Prepared, covering_grid, preparation_bytes, prepare
 from voxseg.data.resample import memory_order
 from voxseg.data.volume import Volume
-from voxseg.errors import UserError
+from voxseg.inference.checks import check_images, check_memory
 from voxseg.inference.confidence import ExpectedDice
+from voxseg.inference.device import choose_device, gpu_memory, on_device
 from voxseg.inference.memory import held_memory, memory_left, network_bytes
 from voxseg.inference.model import Model
 from voxseg.inference.pieces import found, keep_largest, largest_and_others
@@ -31,16 +30,7 @@ from voxseg.inference.restore import ProbabilitySink, Restorer, sweep_axis
 from voxseg.inference.sides import find_mid_surface, header_mid_surface
 from voxseg.inference.windows import in_planes
 
-__all__ = [
-    "Predictor",
-    "Segmentation",
-    "check_images",
-    "check_memory",
-    "choose_device",
-    "gpu_memory",
-    "on_device",
-    "stage",
-]
+__all__ = ["Predictor", "Segmentation", "stage"]
 
 Progress = Callable[[str, float], None]
 FALLBACK_WINDOW = 96
@@ -356,77 +346,6 @@ class _Job:
         self, axis: int, painted: list[int] | None, progress: Callable[[float], None] = lambda done: None
     ) -> Restorer:
         return Restorer(self.prepared.grid, self.scan, axis, self.layout, painted, self.sink, progress)
-
-
-def gpu_memory(device: torch.device) -> int | None:
-    """Bytes that a network may take on a device that has memory of its own."""
-    return int(torch.cuda.mem_get_info(device)[0] * 0.8) if device.type == "cuda" else None
-
-
-def check_memory(first: Volume, plan: Plan, what: str) -> None:
-    """Refuse a case that needs more memory than is allowed even in the smallest windows.
-
-    Args:
-        first: image of the case.
-        plan: of it.
-        what: the memory is needed for.
-
-    Raises:
-        UserError: if it does.
-    """
-    if plan.expected > plan.allowed:
-        needed, allowed = plan.expected / 1e9, plan.allowed / 1e9
-        problem = f"needs {needed:.1f} GB for {what}, {allowed:.1f} GB are allowed"
-        raise UserError(first.path, problem, "allow more with --max-memory, or give a smaller scan")
-
-
-def on_device(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network if it is on the device, otherwise a copy there, so that the caller's stays where it is."""
-    place = torch.empty(0, device=device).device  # with its number: cuda is cuda:0
-    tensors = itertools.chain(network.parameters(), network.buffers())
-    return network if all(t.device == place for t in tensors) else copy.deepcopy(network).to(device)
-
-
-def check_images(volumes: Sequence[Volume], names: Sequence[str]) -> None:
-    """Refuse images that are not those of a model, or do not show the same space as the first.
-
-    Raises:
-        UserError: which one.
-    """
-    if len(volumes) != len(names):
-        wanted = ", ".join(names) if len(names) > 1 else "one image"
-        given = ", ".join(volume.path.name for volume in volumes)
-        raise UserError(given, f"the model takes {wanted}, but {len(volumes)} are given", "give one file for each")
-    first = volumes[0]
-    for volume in volumes[1:]:
-        one, other = first.geometry.canonical, volume.geometry.canonical
-        moved = one.displacement(other)
-        remedy = "give images of one session that are registered to each other"
-        if max(one.spacing) < moved < math.inf:
-            problem = f"lies up to {moved:.1f} mm elsewhere than {first.path.name}, which has as many voxels"
-            raise UserError(volume.path, problem, remedy)
-        if not one.overlaps(other):
-            raise UserError(volume.path, f"shows another place than {first.path.name}: they do not overlap", remedy)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` is CUDA where there is a GPU, otherwise the CPU.
-
-    Raises:
-        UserError: if torch does not know it, or the machine does not have it.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name}", "there is no such device", "give auto, cpu, cuda or mps") from None
-    missing = (device.type == "cuda" and not torch.cuda.is_available()) or (
-        device.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if missing:
-        raise UserError(f"--device {name}", "this machine (or this torch) has none", "give --device cpu")
-    return device
 
 
 def _report(progress: Progress, name: str) -> Callable[[float], None]:
