@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = Path(__file__).resolve().parents[1] / "benchmarks" / "peers.py"
 ROWS = ["voxseg", "published form", "escnn R3Conv", "Conv3d, 3 voxels"]
 
@@ -23,6 +25,7 @@ def table_of(*arguments: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows}
 
 
+@pytest.mark.slow
 def test_layers_side_by_side() -> None:
     rows = table_of("--size", "12", "--part", "layers", "--rows", *ROWS)
     assert list(rows) == ROWS

@@ -135,6 +135,7 @@ def test_help_and_a_wrong_path_come_at_once():
 # voxseg benchmark baselines
 
 
+@pytest.mark.slow
 def test_baselines_are_trained_measured_and_not_trained_again(tmp_path, capsys):
     """Every hosted model is in the plan; two of them are run here, at toy size."""
     folder = tmp_path / "out"

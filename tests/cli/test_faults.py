@@ -250,6 +250,7 @@ def kill_at(moments, trial, tmp_path, ball, model):
     assert left  # some were killed while they wrote
 
 
+@pytest.mark.slow
 def test_killed_while_writing(trial, tmp_path, ball, model):
     kill_at(lambda count: [count // 4, count // 2, count - 6, count - 2], trial, tmp_path, ball, model)
 

@@ -60,6 +60,7 @@ def when_begun(monkeypatch, act):
     monkeypatch.setattr(_cluster._Watcher, "began", began)
 
 
+@pytest.mark.slow
 def test_a_lost_workers_cases_are_done_again_and_every_case_is_there_once(tmp_path, model, capsys, monkeypatch):
     scans = save(tmp_path, 4, large=True)
     assert call(*scans, "--model", model, "-o", tmp_path / "alone", "--threads", 1) == 0
@@ -254,6 +255,7 @@ def slurm(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_jobs_of_slurm(tmp_path, model, capsys, slurm):
     import dask
 

@@ -93,6 +93,7 @@ def test_what_is_complete_is_skipped(tmp_path, model, capsys):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_list(tmp_path, model):
     scans = save(tmp_path, 6)
     command = [sys.executable, "-m", "voxseg", "predict", *scans, "--model", model, "--skip-existing", "--threads", "1"]

@@ -31,6 +31,7 @@ def _run(folder: Path, batch: int, steps: int, *options: str, processes: int = 1
     subprocess.run(command, check=True, env=_environment(), capture_output=True, timeout=900)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_the_doubled_batch_and_go_on_to_the_bit(tmp_path: Path) -> None:
     _run(tmp_path / "one", batch=4, steps=8)
     _run(tmp_path / "two", batch=2, steps=8, processes=2)
