@@ -19,6 +19,7 @@ from voxseg.inference.model import load_model
 from voxseg.inference.predictor import Predictor
 from voxseg.networks import build_network
 from voxseg.networks.layers import Block
+from voxseg.steerable import beside_upsampled
 from voxseg.testing import grid_rotations
 
 SIDES = SideClasses.of(LabelScheme.brain().with_sides())
@@ -105,11 +106,11 @@ def test_empty_space_changes_nothing(runner, scan, upright, manual):
 
 
 class SlowBlock(Block):
-    """Norm and gate one after the other, by autograd's own operators, behind a convolution that centres nothing."""
+    """Upsampling, convolution without centring, norm and gate one after the other, by autograd's own operators."""
 
-    def forward(self, x):
+    def forward(self, x, coarse=None):
         convolution, norm, gate = self
-        return gate(norm(convolution(x)))
+        return gate(norm(convolution(beside_upsampled(x, coarse))))
 
 
 def test_the_fast_path_agrees_with_the_slow_reference(runner):
