@@ -266,7 +266,7 @@ voxseg.report.qc.draw_qc = lambda path, *rest: path.write_bytes(b"picture")  # i
 ROOT, MODEL = Path(sys.argv[1]), sys.argv[2]
 CALLS = ("replace", "fsync", "unlink")
 
-def watch(place, kill_at=None, log="log", once=True):
+def watch(place, kill_at=None, log="log", once=True, number=None):
     child = os.fork()
     if child:
         return child
@@ -277,10 +277,13 @@ def watch(place, kill_at=None, log="log", once=True):
     def counted(name):
         real = getattr(os, name)
         def call(path, *more, **options):
-            nonlocal count
+            nonlocal count, number
             if count == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             count += 1
+            if number is not None and any(place.glob("out/.*.a_*")):  # in the middle of writing
+                sent, number = number, None
+                os.kill(os.getpid(), sent)
             done = real(path, *more, **options)
             if name == "replace":
                 with open(place / log, "a") as file:
@@ -320,7 +323,6 @@ sweep(ROOT, itertools.count())
 
 # Beside the points: three processes in one folder, of which one is killed; and one for each signal.
 SOME_POINTS = """
-import time
 sweep(ROOT / "points", [3, 21, 36, 10**6])
 
 place = ROOT / "three"
@@ -329,11 +331,7 @@ children = [watch(place, kill_at) for kill_at in (None, None, 30)]
 
 for number in (signal.SIGTERM, signal.SIGINT):
     place = ROOT / str(int(number))
-    child = watch(place, once=False)
-    while not any(place.glob("out/.*.a_*")):
-        time.sleep(0.001)
-    os.kill(child, number)
-    (place / "code").write_text(str(code(child)))
+    (place / "code").write_text(str(code(watch(place, once=False, number=number))))
 """
 
 
