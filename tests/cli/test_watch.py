@@ -262,6 +262,7 @@ import torch, nibabel, matplotlib.pyplot
 import voxseg.inference.predictor, voxseg.inference.model, voxseg.report.qc, voxseg.data.volume
 from voxseg.cli.main import run
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started deaf to it
 voxseg.report.qc.draw_qc = lambda path, *rest: path.write_bytes(b"picture")  # it takes most of the time
 ROOT, MODEL = Path(sys.argv[1]), sys.argv[2]
 CALLS = ("replace", "fsync", "unlink")
