@@ -153,6 +153,6 @@ def draw_texture(
     # The prior's deviations come from 1 mm scans, noise and partial volume included; both are added separately here.
     # Outside the brain they are true: marrow and fat beside bone within one label.
     deviation = deviation * torch.where(brain, uniform(random, *texture), uniform(random, 0.5, 1.0))
-    mean, deviation = mean.clone(), deviation.clone()
+    mean = mean.clone()
     mean[0] = deviation[0] = 0
     return Tissue(mean, deviation, shares)
