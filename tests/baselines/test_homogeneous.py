@@ -5,7 +5,7 @@ import torch
 
 from voxseg.baselines.finite_groups import finite_group
 from voxseg.baselines.homogeneous import FiniteActivation, FiniteConv3d, FiniteField, FiniteNorm, Homogeneous, blur_down
-from voxseg.testing import grid_rotations, rotate_field
+from voxseg.testing import assert_equivariant, grid_rotations, rotate_field
 
 MIXED = {
     "O": "1xregular+2xtrivial+1xvector+1xquotient:C4+1xirrep:2+1xirrep:4",
@@ -54,6 +54,14 @@ def test_networks_are_exact_in_float64(arguments: dict, count: int, size: tuple[
         for rotation in network.rotations():
             found, expected = network(rotate_field(x, rotation, "1x0e")), rotate_field(y, rotation, "2x0e")
             torch.testing.assert_close(found, expected, atol=1e-12 * float(y.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize(("symmetry", "improper"), [("O", False), ("Oh", True)])
+def test_networks_turn_with_their_input(symmetry: str, improper: bool) -> None:
+    torch.manual_seed(0)
+    network = Homogeneous(1, 2, symmetry, ("2xtrivial+1xvector", "1xquotient:C3+1xvector")).double()
+    # Free kernels on 3^3 voxels promise the grid's rotations and no others.
+    assert_equivariant(network, "1x0e", "2x0e", size=(8, 8, 8), dtype=torch.float64, improper=improper, bound=None)
 
 
 def test_a_rotation_outside_the_group_changes_the_logits() -> None:

@@ -8,9 +8,17 @@ import torch
 from voxseg.baselines.mace import MACE, MACEBlock
 from voxseg.baselines.messages import Graph
 from voxseg.baselines.nequip import TissueClasses
-from voxseg.testing import exact_error, grid_rotations
+from voxseg.testing import assert_equivariant, exact_error, grid_rotations
 
 FIELD = "2x0e+2x1e+2x2e"
+
+
+@pytest.mark.parametrize(("levels", "bound"), [(2, None), (1, 0.05)])
+def test_turns_with_its_input(levels: int, bound: float | None) -> None:
+    """Between the rotations of the grid where no level is strided: a grid of four voxels holds no smooth input."""
+    torch.manual_seed(0)
+    network = MACE(1, 2, (FIELD,) * levels, radius=1.8).double().eval()
+    assert_equivariant(network, "1x0e", "2x0e", size=(8, 8, 8), dtype=torch.float64, bound=bound)
 
 
 def test_with_reflections_in_o3() -> None:

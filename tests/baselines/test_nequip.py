@@ -7,7 +7,7 @@ import torch
 
 from voxseg.baselines.nequip import NequIP, SelfConnection, TissueClasses
 from voxseg.steerable import FieldType
-from voxseg.testing import blobs, exact_error, grid_rotations
+from voxseg.testing import assert_equivariant, blobs, exact_error, grid_rotations
 
 SMALL = {"in_channels": 1, "out_channels": 2, "levels": ("3x0e+1x1e+1x2e", "3x0e+2x1e+1x2e")}
 
@@ -44,6 +44,14 @@ def test_a_hard_class_has_its_own_self_connection_and_new_kinds_are_zero() -> No
     for row, number in enumerate([0, 1, 1, 0]):
         expected = own.linears[number].matrix() @ x[row]
         torch.testing.assert_close(torch.cat([y[row, :3], y[row, 8:]]), expected)
+
+
+@pytest.mark.parametrize(("levels", "bound"), [(SMALL["levels"], None), (SMALL["levels"][:1], 0.05)])
+def test_turns_with_its_input(levels: tuple[str, ...], bound: float | None) -> None:
+    """Between the rotations of the grid where no level is strided: a grid of four voxels holds no smooth input."""
+    torch.manual_seed(0)
+    network = NequIP(1, 2, levels).double().eval()
+    assert_equivariant(network, "1x0e", "2x0e", size=(8, 8, 8), dtype=torch.float64, bound=bound)
 
 
 @pytest.mark.parametrize("data_dependent", [False, True])

@@ -15,9 +15,9 @@ looks at spheres around it: the signal of width s at voxel p has as coefficients
 and a block makes scalars of the scalars that it is given, so that a U-Net of such blocks segments.
 
 What differs: kernels are free coefficients, not values on a ring near the pole; signals are divided by their root mean
-square in place of batch normalisation, never over space; on volumes the grid of rotations is one that the 24 rotations
-of the voxel grid keep (`OctahedralGrid`), so that those are exact, where the papers' Euler angles leave an error of
-aliasing; resolution 2 (lmax + 1) of each Euler angle is the papers' (2b)^3.
+square, and a batch norm there is only for the invariant means that `SphericalNet` reads; on volumes the grid of
+rotations is one that the 24 rotations of the voxel grid keep (`OctahedralGrid`), so that those are exact, where the
+papers' Euler angles leave an error of aliasing; resolution 2 (lmax + 1) of each Euler angle is the papers' (2b)^3.
 """
 
 from __future__ import annotations
@@ -133,7 +133,9 @@ class SphericalNet(nn.Module):
             kept = lmax[number + 1] if number + 1 < len(lmax) else -1
             layers.append(OnGroup(EulerGrid(degree, resolution * (degree + 1)), width, kept))
         self.layers = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Linear(channels[-1], channels[-1]), nn.SiLU(), nn.Linear(channels[-1], outputs))
+        width = channels[-1]
+        # Means over the group differ by little between signals: without the batch norm, digits are hardly learned.
+        self.head = nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, outputs))
 
     def forward(self, signal: Tensor) -> Tensor:
         """See the class for shapes."""

@@ -175,14 +175,18 @@ class EulerGrid:
         self.betas = torch.from_numpy(np.arccos(nodes))
         self.weights = torch.from_numpy(weights / 2)  # of a mean over the sphere
         self.frequencies = [_frequencies(degree) for degree in range(lmax + 1)]
-        # [n, 2l + 1, 2l + 1]: X(beta) between the frequencies a and b.
-        self.polar = [
-            torch.stack(
-                [v.conj().T @ wigner_d(degree, rotation_by_angles(0, float(b), 0)).to(v.dtype) @ v for b in self.betas]
-            )
-            * math.sqrt(2 * degree + 1)
-            for degree, v in enumerate(self.frequencies)
-        ]
+        # X(beta) between the frequencies a and b >= 0, which are all that a real signal needs, zero where a degree has
+        # no such frequency: [(2 lmax + 1) (lmax + 1), lmax + 1, n].
+        self.polar = torch.stack(
+            [
+                _among_all(
+                    v.conj().T @ torch.stack([_about_x(degree, beta) for beta in self.betas.tolist()]).to(v) @ v, lmax
+                )
+                * math.sqrt(2 * degree + 1)
+                for degree, v in enumerate(self.frequencies)
+            ]
+        ).permute(2, 0, 1)
+        self.places = torch.arange(-lmax, lmax + 1) % self.n  # of the frequencies a in a Fourier transform
 
     @property
     def samples(self) -> int:
@@ -197,43 +201,56 @@ class EulerGrid:
 
     def synthesise(self, coefficients: Tensor) -> Tensor:
         """``[..., sum_l (2l + 1)^2]`` to ``[..., n^3]``."""
-        n, lead = self.n, coefficients.shape[:-1]
+        n, lmax, lead = self.n, self.lmax, coefficients.shape[:-1]
         kind = torch.promote_types(coefficients.dtype, torch.complex64)
-        spectrum = coefficients.new_zeros(*lead, n, n, n, dtype=kind)  # beta, a, b
-        for degree, part in enumerate(degrees_so3(self.lmax)):
-            block = coefficients[..., part].unflatten(-1, (2 * degree + 1,) * 2)
-            v, polar = self.frequencies[degree].to(spectrum), self.polar[degree].to(spectrum)
-            turned = v.T @ block.to(kind) @ v.conj()
-            places = self._places(degree, coefficients)
-            term = spectrum.new_zeros(*lead, n, n * n)
-            spectrum = spectrum + term.index_copy(-1, places, (turned[..., None, :, :] * polar).flatten(-2)).view_as(
-                spectrum
-            )
-        values = torch.fft.ifft2(spectrum, norm="forward").real  # [..., beta, alpha, gamma]
-        return values.transpose(-3, -2).flatten(-3)
+        flat = coefficients.reshape(-1, coefficients.shape[-1])
+        blocks = []
+        for degree, part in enumerate(degrees_so3(lmax)):
+            v = self.frequencies[degree].to(flat.device, kind)
+            block = flat[:, part].unflatten(-1, (2 * degree + 1,) * 2).to(kind)
+            blocks.append(_among_all(v.T @ block @ v.conj(), lmax))
+        # For each pair of frequencies a product of [signals, degrees] and [degrees, n].
+        spectrum = torch.stack(blocks).permute(2, 1, 0) @ self.polar.to(flat.device, kind)
+        spectrum = spectrum.view(2 * lmax + 1, lmax + 1, -1, n).permute(2, 3, 0, 1)  # signals, beta, a, b
+        whole = spectrum.new_zeros(len(flat), n, n, lmax + 1).index_copy(2, self.places.to(flat.device), spectrum)
+        # Where there is no b, the transform takes zeros. Alpha first: the last axis of an inverse real transform is b.
+        values = torch.fft.irfft2(whole, (n, n), norm="forward")  # [signals, beta, alpha, gamma]
+        return values.transpose(-3, -2).reshape(*lead, n**3)
 
     def analyse(self, samples: Tensor, lmax: int | None = None) -> Tensor:
         """``[..., n^3]`` to ``[..., sum_l (2l + 1)^2]``, up to `lmax` or the grid's own."""
-        n = self.n
-        values = samples.unflatten(-1, (n, n, n)).transpose(-3, -2)
-        spectrum = torch.fft.fft2(values, norm="forward").conj() * self.weights.to(samples).view(n, 1, 1)
+        n, lead = self.n, samples.shape[:-1]
+        values = samples.reshape(-1, n, n, n).transpose(-3, -2)
+        spectrum = torch.fft.rfft2(values, norm="forward")[..., : self.lmax + 1].conj()
+        spectrum = spectrum[:, :, self.places.to(samples.device)].permute(2, 3, 0, 1).flatten(0, 1)
+        weighted = (self.polar * self.weights).transpose(1, 2).to(spectrum)
+        if lmax is not None:
+            weighted = weighted[:, :, : lmax + 1]
+        found = (spectrum @ weighted).unflatten(0, (2 * self.lmax + 1, self.lmax + 1))  # a, b, signals, degrees
         blocks = []
-        for degree in range((self.lmax if lmax is None else lmax) + 1):
-            v, polar = self.frequencies[degree].to(spectrum), self.polar[degree].to(spectrum)
-            picked = spectrum.flatten(-2)[..., self._places(degree, samples)].unflatten(-1, (2 * degree + 1,) * 2)
-            block = v @ (picked * polar).sum(-3) @ v.conj().T
-            blocks.append(block.real.flatten(-2))
-        return torch.cat(blocks, -1)
+        for degree in range(found.shape[-1]):
+            v = self.frequencies[degree].to(spectrum)
+            block = found[self.lmax - degree : self.lmax + degree + 1, : degree + 1, :, degree].permute(2, 0, 1)
+            # The frequencies (-a, -b) add the complex conjugate of what (a, b) do.
+            twice = torch.tensor([1.0] + [2.0] * degree).to(block)
+            blocks.append((v @ (block * twice) @ v[:, degree:].conj().T).real.flatten(1))
+        return torch.cat(blocks, -1).unflatten(0, lead) if lead else torch.cat(blocks, -1)[0]
 
     def mean(self, samples: Tensor) -> Tensor:
         """``[..., n^3]`` to ``[...]``, the mean over the group."""
         n = self.n
         return samples.unflatten(-1, (n, n, n)).mean((-3, -1)) @ self.weights.to(samples)
 
-    def _places(self, degree: int, like: Tensor) -> Tensor:
-        """Where the frequencies of a degree lie in the n x n of the Fourier transform, flattened."""
-        a = torch.arange(-degree, degree + 1, device=like.device) % self.n
-        return (a[:, None] * self.n + a).flatten()
+
+def _among_all(block: Tensor, lmax: int) -> Tensor:
+    """A degree's ``[..., a, b]`` in the place that it has among those of lmax, b >= 0, flattened."""
+    degree = block.shape[-1] // 2
+    around = lmax - degree
+    return torch.nn.functional.pad(block[..., degree:], (0, around, around, around)).flatten(-2)
+
+
+def _about_x(degree: int, beta: float) -> Tensor:
+    return wigner_d(degree, rotation_by_angles(0, beta, 0))
 
 
 @cache
