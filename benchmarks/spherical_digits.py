@@ -1,6 +1,6 @@
 """Digits on a sphere, upright and turned: a spherical CNN beside a planar one.
 
-    python benchmarks/spherical_digits.py --epochs 8  # by default 20: six minutes on one core
+    python benchmarks/spherical_digits.py --epochs 8  # by default 20: eight minutes on one core
     python benchmarks/spherical_digits.py --epochs 2 --limit 200
 
 The experiment of Cohen, Geiger, Köhler and Welling (ICLR 2018, arXiv:1801.10130) in shape, with the 8 x 8 digits that
