@@ -5,7 +5,7 @@ pose of the training, the 24 rotations of the grid, and random rotations, for wh
 one core:
 
     python benchmarks/tetris.py [--steps 80] [--poses 24] [--seeds 2] [--size 12 --edge 2 --blur 0.7]
-    python benchmarks/tetris.py --band-limited --size 24 --edge 3 --blur 1.5 --steps 60 --seeds 1 --poses 12
+    python benchmarks/tetris.py --band-limited --size 28 --edge 3 --blur 1.5 --steps 60 --seeds 1 --poses 12
 
 With ``--band-limited`` other networks, with less that a turned grid samples otherwise: no stride, no norm within the
 blocks, and kernels that a grid holds, beside the paper's shells. Each shape of a training step is shifted by a random
@@ -39,8 +39,9 @@ SO3 = ("4x0e+6x1e+4x2e",) * 3
 SO3_BAND_LIMITED = ("4x0e+6x1e+4x2e", "4x0e+6x1e+4x2e", "24x0e")
 O3_BAND_LIMITED = ("4x0e+6x1o+4x2e", "4x0e+4x1o+6x1e+3x2e+3x2o", "16x0e+8x0o")
 O3 = ("4x0e+6x1o+4x2e", "4x0e+3x0o+6x1o+3x1e+3x2e+3x2o", "4x0e+3x0o+6x1o+3x1e+3x2e")
-AMPLITUDE = 4.0
-"""Of the volumes: where it is small, non-linearities hardly bend."""
+AMPLITUDE = {False: 4.0, True: 1.0}
+"""Of the volumes, by whether networks are band-limited: where it is small, non-linearities hardly bend; where it is
+large, they have edges that a grid samples otherwise when a shape turns."""
 
 
 @dataclass(frozen=True)
@@ -109,20 +110,21 @@ def main() -> None:
 
     shape = {"size": options.size, "edge": options.edge, "blur": options.blur}
     strides = (1, 1, 1) if options.band_limited else (1, 2, 1)
-    upright = AMPLITUDE * tetris(**shape).float()
+    amplitude = AMPLITUDE[options.band_limited]
+    upright = amplitude * tetris(**shape).float()
 
     def shown() -> Tensor:
         """The volumes of a training step."""
         if not options.band_limited:
             return upright
-        return AMPLITUDE * tetris(**shape, shift=torch.rand(len(SHAPES), 3) - 0.5).float()
+        return amplitude * tetris(**shape, shift=torch.rand(len(SHAPES), 3) - 0.5).float()
 
     turned = [rotate_field(upright, rotation, "1x0e") for rotation in grid_rotations()]
     generator = torch.Generator().manual_seed(0)
     anywhere = []
     for _ in range(options.poses):
         axis, angle = torch.randn(3, generator=generator), 360 * torch.rand(1, generator=generator)
-        anywhere.append(AMPLITUDE * tetris(rotation_matrix(axis.tolist(), angle.item()), **shape).float())
+        anywhere.append(amplitude * tetris(rotation_matrix(axis.tolist(), angle.item()), **shape).float())
 
     print("| network | weights | trained pose | 24 poses of the grid | random poses | mirror pair told apart |")
     print("|---|---|---|---|---|---|")
