@@ -34,6 +34,15 @@ def test_layers_between_fields_of_all_kinds(name: str) -> None:
             torch.testing.assert_close(layer(moved), expected, atol=1e-12, rtol=0)
 
 
+def test_the_norm_keeps_the_invariant_of_a_single_regular_field() -> None:
+    """Its mean, which is all that logits are read from."""
+    norm = FiniteNorm(FiniteField.parse("O", "1xregular"))
+    values = torch.randn(24, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    low, high = norm(torch.stack([values - values.mean() + mean for mean in (-1.0, 2.0)])).mean(1).flatten()
+    assert low < -0.5
+    assert high > 0.8
+
+
 @pytest.mark.parametrize(
     ("arguments", "count"),
     [

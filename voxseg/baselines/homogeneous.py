@@ -12,7 +12,8 @@ and used in 24 poses. With H = {1, left-right mirror} it is a network of brains 
 logits mirror with the image, so that labels with sides have to be merged.
 
     block:  y = act(norm(K * x)),   act: SiLU on permutation fields,  y sigmoid(a |y|^2 + b) on others
-    norm:   over the channels of a voxel, all fields of a representation together (never over space)
+    norm:   by the root mean square over the channels of a voxel, all fields of a representation together (never over
+            space, and without centring: the mean of a regular field is all of it that the logits can see)
     down:   (1, 3, 3, 1)/8 at even sizes, (1, 2, 1)/4 at odd ones, along each axis, stride 2, on each channel
 
 What differs from the papers: they have theorems, not a network; low-pass and interpolation are voxseg's own, which keep
@@ -34,7 +35,7 @@ from torch import Tensor, nn
 from voxseg.steerable import upsample
 from voxseg.testing import grid_rotations
 
-from .base import Baseline
+from .base import GAIN, Baseline
 from .finite_groups import FiniteRepresentation, finite_group, representation
 from .intertwiners import KernelSpace, kernel_space
 
@@ -157,7 +158,7 @@ class FiniteConv3d(nn.Module):
 
 
 class FiniteNorm(nn.Module):
-    """Divides the channels of each representation at each voxel by their root mean square, permutations after centring.
+    """Divides the channels of each representation at each voxel by their root mean square; a shift for permutations.
 
     Args:
         field: type of input and output.
@@ -174,8 +175,6 @@ class FiniteNorm(nn.Module):
         """``[B, C, X, Y, Z]`` to the same."""
         parts = []
         for part, rep, scale in zip(x.split(self.field.sizes, 1), self.field.representations, self.scale, strict=True):
-            if rep.permutation and part.shape[1] > 1:
-                part = part - part.mean(1, keepdim=True)
             factor = (part.square().mean(1, keepdim=True) + self.epsilon).rsqrt()
             parts.append(part * factor * scale.repeat_interleave(rep.dimension).view(-1, 1, 1, 1))
         return torch.cat(parts, 1) + _over_channels(self.field, self.shift, x)
@@ -285,9 +284,10 @@ class Homogeneous(Baseline):
         logits = FiniteField(symmetry, ((out_channels, "trivial"),))
 
         def block(field_in: FiniteField, field_out: FiniteField) -> nn.Module:
-            return nn.Sequential(
-                FiniteConv3d(field_in, field_out, size, bias=False), FiniteNorm(field_out), FiniteActivation(field_out)
-            )
+            norm = FiniteNorm(field_out)
+            for scale in norm.scale:
+                nn.init.constant_(scale, GAIN)
+            return nn.Sequential(FiniteConv3d(field_in, field_out, size, bias=False), norm, FiniteActivation(field_out))
 
         self.encoder = nn.ModuleList([block(image, fields[0])])
         for finer, field in itertools.pairwise(fields):

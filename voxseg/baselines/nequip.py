@@ -37,14 +37,11 @@ from voxseg.steerable import FieldLinear, FieldNorm, FieldType, Gate, upsample
 from voxseg.steerable.layout import as_rows, as_volume
 from voxseg.testing import grid_rotations
 
-from .base import Baseline, Group, sampled, skeleton
+from .base import GAIN, Baseline, Group, sampled, skeleton
 from .messages import Graph, Messages
 from .quadrature import trained_on
 
 __all__ = ["InteractionUNet", "NequIP", "NequIPBlock", "NequIPLayers", "Places", "SelfConnection", "TissueClasses"]
-
-GAIN = 5 / 3
-"""A gate leaves about 0.6 of unit size: the norm before it starts with the inverse."""
 
 
 @dataclass(frozen=True)

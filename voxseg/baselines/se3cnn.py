@@ -52,7 +52,7 @@ from voxseg.steerable.bases import lattice_for, tap_positions
 from voxseg.steerable.separable import symmetric_padding
 from voxseg.testing import grid_rotations
 
-from .base import Baseline, Group, skeleton
+from .base import GAIN, Baseline, Group, skeleton
 
 __all__ = ["SE3CNN", "GaussianShells", "NormNonLinearity", "SE3Layers", "SmoothStride"]
 
@@ -62,10 +62,6 @@ NonLinearity = Literal["gated", "norm"]
 
 FIRST_BOUND = {"conservative": 2, "compromise": 3, "sfcnn": 4}
 """Highest degree on the shell of radius 1; it grows by two a voxel, and the centre has degree 0 alone."""
-
-
-GAIN = 5 / 3
-"""An activation leaves about 0.6 of unit size: what comes before it starts with the inverse."""
 
 
 class GaussianShells:
