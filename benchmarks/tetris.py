@@ -8,9 +8,10 @@ one core:
     python benchmarks/tetris.py --band-limited --size 28 --edge 3 --blur 1.5 --steps 60 --seeds 1 --poses 12
 
 With ``--band-limited`` other networks, with less that a turned grid samples otherwise: no stride, no norm within the
-blocks, and kernels that a grid holds, beside the paper's shells. Each shape of a training step is shifted by a random
-part of a voxel, upright as ever, and the blocks take small steps: of large ones they learn what tells shapes apart in
-this one pose.
+blocks, volumes of less contrast, and kernels that a grid holds, beside the paper's shells. Each shape of a training
+step is shifted by a random part of a voxel, upright as ever, and the blocks take small steps: of large ones they learn
+what tells shapes apart in this one pose. Features must not reach the border of the grid, which is nearer along an axis
+than along a diagonal: the line, of four edges, needs 8 voxels beyond each of its ends.
 
 Prints a markdown table: shapes told right, in percent (mean over seeds), and whether the mirror pair is told apart.
 """
