@@ -151,3 +151,15 @@ def test_tetris_shapes_of_one_pose_are_told_in_random_poses() -> None:
     (row,) = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| O(3)")]
     assert row[2:5] == ["100 %"] * 3, "every shape in every pose"
     assert row[5] == "yes |"
+
+
+@pytest.mark.slow
+def test_digits_on_a_sphere_are_told_in_every_pose() -> None:
+    done = run_program("spherical_digits.py", "--epochs", 6, "--limit", 900)
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")][2:]
+    spherical, planar = ([float(cell) for cell in row[2:]] for row in rows)
+    assert min(spherical) > 0.6, "one tenth is chance"
+    assert max(spherical) - min(spherical) < 0.06
+    assert planar[0] > 0.9
+    assert planar[1] < 0.3, "one pose is learned"
