@@ -108,9 +108,10 @@ def test_empty_space_changes_nothing(runner, scan, upright, manual):
 class SlowBlock(Block):
     """Upsampling, convolution without centring, norm and gate one after the other, by autograd's own operators."""
 
-    def forward(self, x, coarse=None):
+    def forward(self, x, coarse=None, head=None):
         convolution, norm, gate = self
-        return gate(norm(convolution(beside_upsampled(x, coarse))))
+        y = gate(norm(convolution(beside_upsampled(x, coarse))))
+        return y if head is None else head(y)
 
 
 def test_the_fast_path_agrees_with_the_slow_reference(runner):

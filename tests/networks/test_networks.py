@@ -138,7 +138,7 @@ def test_checkpointing_keeps_little_for_the_backward_pass(architecture: str) -> 
 
     What the skip connections, the outputs and the two coarsest levels take is kept either way.
     """
-    x = torch.randn(1, 1, 24, 24, 24)
+    x = torch.randn(1, 1, 40, 40, 40)  # smaller ones are outweighed by the kernels
     kept: list[dict[int, int]] = []
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -155,7 +155,20 @@ def test_checkpointing_keeps_little_for_the_backward_pass(architecture: str) -> 
         kept[-1] = {place: count for place, count in kept[-1].items() if place not in weights}
         del outputs
     everything, less = (sum(count.values()) for count in kept)
-    assert less < 0.6 * everything
+    assert less < (0.45 if architecture == "steerable_unet" else 0.6) * everything
+
+
+@pytest.mark.parametrize("architecture", networks())
+def test_without_gradients_the_same_comes_out(architecture: str) -> None:
+    """Then steerable blocks run slab by slab, up to the logits."""
+    torch.manual_seed(1)
+    network = build(architecture=architecture).double()
+    x = torch.randn(2, 1, 13, 12, 14, dtype=torch.float64)
+    expected = network(x, deep_supervision=True)
+    with torch.no_grad():
+        for result, reference in zip(network(x, deep_supervision=True), expected, strict=True):
+            torch.testing.assert_close(result, reference, rtol=0, atol=1e-10)
+        torch.testing.assert_close(network(x), expected[0], rtol=0, atol=1e-10)
 
 
 def test_every_parameter_is_used() -> None:

@@ -17,8 +17,8 @@ from voxseg.steerable import (
     ShellBasis,
     SolidHarmonicBasis,
     SteerableConv3d,
-    separable,
     upsample,
+    ways,
 )
 from voxseg.steerable.bases import tap_positions
 from voxseg.steerable.convolution import Group
@@ -152,7 +152,7 @@ def test_sorted_channels_equal_dense_with_gradients(
     field_in: str, field_out: str, sorted_channels: bool, stride: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where moments need some of the channels alone; in slabs of four planes, which do not divide the volume."""
-    monkeypatch.setattr(separable, "_SLAB_ELEMENTS", 1)
+    monkeypatch.setattr(ways, "SLAB_ELEMENTS", 1)
     basis = SolidHarmonicBasis(1.1 if max(stride) > 1 else 0.8, 1.0)
     layer = SteerableConv3d(field_in, field_out, basis, stride=stride).double()
     dense = SteerableConv3d(field_in, field_out, basis, stride=stride, dense=True).double()
@@ -199,7 +199,7 @@ def test_coarse_channels_equal_those_upsampled_first(
     coarser: tuple[int, int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(separable, "_SLAB_ELEMENTS", 1)
+    monkeypatch.setattr(ways, "SLAB_ELEMENTS", 1)
     kernels: KernelBasis = SolidHarmonicBasis(0.8, 1.0) if basis == "solid_harmonic" else ShellBasis(5.0, 1.0)
     layer = SteerableConv3d(f"{FIELD}+{FIELD}", field_out, kernels).double()
     channels = layer.field_in.channels // 2
@@ -235,9 +235,22 @@ def test_slabs_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         layer = make(stride=stride).double().fold()
         x = torch.randn(2, make().field_in.channels, 23, 9, 10, dtype=torch.float64)
         whole = layer(x)
-        monkeypatch.setattr(separable, "_SLAB_ELEMENTS", 1)
+        monkeypatch.setattr(ways, "SLAB_ELEMENTS", 1)
         torch.testing.assert_close(layer(x), whole, rtol=0, atol=1e-13)
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("channels_in", "channels_out"), [(1, 24), (4, 36), (40, 8)])
+def test_no_volume_of_a_slab_is_large(channels_in: int, channels_out: int, stride: int) -> None:
+    """Neither what goes in nor the ten responses nor what comes out; a slab has a few planes at least."""
+    axis = AxisTaps(SolidHarmonicBasis(0.8, 1.0).taps(1.0, stride == 1), stride)
+    way = ways.way_of(torch.zeros(10, channels_in, channels_out), (axis, axis, axis), None)
+    slabs = way.slabs((64, 64, 64, channels_in), 64 // stride)
+    assert [plane for part in slabs for plane in range(64 // stride)[part]] == list(range(64 // stride))
+    responses = 10 * channels_in if isinstance(way, ways.MixAfter) else 0
+    plane = max(64 * 64 * channels_in * stride, (64 // stride) ** 2 * max(channels_out, responses))
+    assert max(part.stop - part.start for part in slabs) <= max(ways.SLAB_ELEMENTS // plane, 4)
 
 
 @pytest.mark.parametrize("basis", ["solid_harmonic", "shells"])

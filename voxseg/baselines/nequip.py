@@ -239,7 +239,7 @@ class InteractionUNet(UNet):
             for block in stage.children():
                 block.grid = spacings[level]  # type: ignore[assignment]
 
-    def features(self, x: Tensor, levels: int = 1) -> list[Tensor]:
+    def features(self, x: Tensor, levels: int = 1, head: nn.Module | None = None) -> list[Tensor]:
         """As `UNet.features`."""
         if x.dim() != 5 or x.shape[1] != self.image.channels:
             raise ValueError(f"expected [B, {self.image.channels}, X, Y, Z], got {tuple(x.shape)}")
@@ -257,6 +257,8 @@ class InteractionUNet(UNet):
             for block in self.decoder[level].children():
                 x = block(x, places[level], places[level])
             decoded.append(x)
+        if head is not None:
+            decoded[-1] = head(decoded[-1])
         return decoded[::-1][:levels]
 
 

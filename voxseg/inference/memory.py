@@ -85,18 +85,18 @@ def memory_left(max_memory: int | None, voxels: int, held: int, since: int, rese
 def network_bytes(config: NetworkConfig) -> int:
     """Bytes that a folded network needs at its peak for each voxel of its input, besides `NETWORK_CONSTANT`.
 
-    The peak is on the finest level, where the skip connection, the output of the convolution and slabs on the way are
-    alive together; in plain networks the upsampled features and both in one tensor too. An upper bound for the networks
-    that were measured (steerable with 5, 20 and 40 channels there and 3 to 40 classes, and plain); a test measures
-    again. For a network that is not ours it is a guess on the safe side (MONAI's UNet and its like need 200 to 1000),
-    before which comes what `ForeignNetwork` measures.
+    The peak is on the finest level, where the skip connection, the logits and slabs on the way are alive together; in
+    networks that are not separable the output of the convolution, the upsampled features and both in one tensor too. An
+    upper bound for the networks that were measured (steerable with 5, 27 and 40 channels there and 3 to 40 classes, and
+    plain); a test measures again. For a network that is not ours it is a guess on the safe side (MONAI's UNet and its
+    like need 200 to 1000), before which comes what `ForeignNetwork` measures.
     """
     from voxseg.steerable import FieldType  # with torch, which who asks for free memory has no need of
 
     if config.import_path is not None:
         return FOREIGN_BYTES
     channels = FieldType(config.levels[0]).channels
-    return 4 * (7 * channels + 2 * config.out_channels + config.in_channels)
+    return 4 * ((3 if config.separable else 7) * channels + 2 * config.out_channels + config.in_channels)
 
 
 def resident_memory() -> int:

@@ -82,6 +82,11 @@ class NetworkConfig(BaseModel):
     )
 
     @property
+    def separable(self) -> bool:
+        """Whether its convolutions are run as products of 1-D kernels, slab by slab."""
+        return self.architecture == "steerable_unet" and self.basis == "solid_harmonic" and not self.dense
+
+    @property
     def foreign(self) -> bool:
         """Whether the network is imported from elsewhere: building it runs code that is not ours."""
         return ":" in self.architecture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from ..steerable import (
     FieldNorm,
     FieldType,
     Gate,
+    GatedNorm,
     KernelBasis,
     PointwiseConv3d,
     ShellBasis,
@@ -27,6 +29,10 @@ from .config import NetworkConfig
 # output keeps unit size.
 _GAIN = 5 / 3
 
+# With checkpointing the two finest levels alone are computed again: what all others keep is a twentieth of the memory,
+# and computing them a tenth of the time.
+RECOMPUTED_LEVELS = 2
+
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
@@ -34,20 +40,40 @@ Spacing = tuple[float, float, float]
 class Block(nn.Sequential):
     """A convolution, its norm and its gate; for scalars alone the gate is SiLU.
 
-    The norm's centring is multiplied into the convolution's weights, and norm and gate are computed together.
+    The norm's centring is multiplied into the convolution's weights, and norm and gate are computed together. Where
+    gradients are not asked for, or with `recompute`, all of a separable block is done slab by slab: the convolution's
+    output is never whole.
+
+    Args:
+        convolution: makes the channels that the norm takes.
+        norm: what follows it.
+        gate: what follows the norm.
+        recompute: whether the backward pass of a separable block computes everything again in place of keeping it.
     """
 
-    def __init__(self, convolution: nn.Module, norm: FieldNorm, gate: Gate) -> None:
+    def __init__(self, convolution: nn.Module, norm: FieldNorm, gate: Gate, recompute: bool = False) -> None:
         super().__init__(convolution, norm, gate)
+        self.recompute = recompute
         self.folded = False
 
-    def forward(self, x: Tensor, coarse: Tensor | None = None) -> Tensor:
-        """``[B, C_in, X, Y, Z]`` to ``[B, C_out, X', Y', Z']``; `coarse` as in `SteerableConv3d.forward`."""
+    def forward(self, x: Tensor, coarse: Tensor | None = None, head: nn.Module | None = None) -> Tensor:
+        """``[B, C_in, X, Y, Z]`` to ``[B, C_out, X', Y', Z']``.
+
+        Args:
+            x: the input, or its first channels.
+            coarse: as in `SteerableConv3d.forward`.
+            head: mixes the channels of each voxel, with `affine`; its output is returned in place of the block's.
+        """
         convolution, norm, gate = self
         assert isinstance(norm, FieldNorm)
         assert isinstance(gate, Gate)
         constants = {} if self.folded else {"after": norm.centring}
-        return gated_norm(convolution(x, coarse=coarse, **constants), norm, gate)
+        if getattr(convolution, "separable", False) and (self.recompute or not torch.is_grad_enabled()):
+            then = partial(GatedNorm.of, norm, gate, head)  # type: ignore[arg-type]
+            result: Tensor = convolution(x, coarse=coarse, then=then, **constants)
+            return result
+        y = gated_norm(convolution(x, coarse=coarse, **constants), norm, gate)
+        return y if head is None else head(y)
 
     @torch.no_grad()
     def fold(self) -> Block:
@@ -81,7 +107,8 @@ class SteerableLayers:
             self.config.group,
             self.config.dense,
         )
-        return Block(convolution, _norm(gate.field_in), gate)
+        recompute = self.config.checkpointing and level < RECOMPUTED_LEVELS and convolution.separable
+        return Block(convolution, _norm(gate.field_in), gate, recompute)
 
     def linear(self, field_in: FieldType, field_out: FieldType) -> nn.Module:
         """Mixing of fields of one kind."""

@@ -17,11 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..steerable import FieldType, Irrep, beside_upsampled, strides_for
 from .config import NetworkConfig
-from .layers import Block
-
-# With checkpointing the two finest levels alone are computed again: what all others keep is a twentieth of the memory,
-# and computing them a tenth of the time.
-RECOMPUTED_LEVELS = 2
+from .layers import RECOMPUTED_LEVELS, Block
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -100,38 +96,47 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, deep_supervision: bool = False) -> Tensor | list[Tensor]:
         """Logits; with ``deep_supervision`` a list of logits, finest first, each on the grid of its level."""
-        features = self.features(x, levels=len(self.logits) if deep_supervision else 1)
-        logits = [head(feature) for head, feature in zip(self.logits, features, strict=False)]
-        return logits if deep_supervision else logits[0]
+        finest, *coarser = self.features(x, len(self.logits) if deep_supervision else 1, self.logits[0])
+        if not deep_supervision:
+            return finest
+        return [finest, *(head(feature) for head, feature in zip(self.logits[1:], coarser, strict=True))]
 
     def forward_heads(self, x: Tensor) -> dict[str, Tensor]:
         """All outputs by name: ``segmentation`` and the config's further heads."""
         finest = self.features(x)[0]
         return {"segmentation": self.logits[0](finest)} | {name: head(finest) for name, head in self.heads.items()}
 
-    def features(self, x: Tensor, levels: int = 1) -> list[Tensor]:
-        """Decoder features of the ``levels`` finest grids, finest first: ``[B, C_level, ceil(X / 2^level), ...]``."""
+    def features(self, x: Tensor, levels: int = 1, head: nn.Module | None = None) -> list[Tensor]:
+        """Decoder features of the ``levels`` finest grids, finest first: ``[B, C_level, ceil(X / 2^level), ...]``.
+
+        With a ``head``, the first is what it makes of the finest features, which then need never be whole.
+        """
         if x.dim() != 5 or x.shape[1] != self.image.channels:
             raise ValueError(f"expected [B, {self.image.channels}, X, Y, Z], got {tuple(x.shape)}")
         skips = []
         for level, stage in enumerate(self.encoder):
-            x = self._run(level, stage, x)
+            x = self._run(level, stage, stage, x)
             skips.append(x)
         decoded = [x]
         for level in reversed(range(len(self.decoder))):
-            x = self._run(level, partial(self._decode, level), skips.pop(level), x)
+            decode = partial(self._decode, level, None if level else head)
+            x = self._run(level, self.decoder[level], decode, skips.pop(level), x)
             decoded.append(x)
+        if head is not None and not len(self.decoder):
+            decoded = [head(x)]
         return decoded[::-1][:levels]
 
-    def _decode(self, level: int, skip: Tensor, x: Tensor) -> Tensor:
-        """From the coarser features to those of a level, ``[B, C_level, grid of skip]``."""
-        first, *others = self.decoder[level].children()
-        coarse = self.narrow[level](x)
-        # [B, 2 C_level, ...] go in; where it can, the block upsamples half of them a few planes at a time.
-        x = first(skip, coarse) if isinstance(first, Block) else first(beside_upsampled(skip, coarse))
+    def _decode(self, level: int, head: nn.Module | None, skip: Tensor, x: Tensor) -> Tensor:
+        """From the coarser features to those of a level, ``[B, C_level, grid of skip]``, or what a head makes of them.
+
+        ``[B, 2 C_level, ...]`` go into the first block; where it can, it upsamples half of them a few planes at a time.
+        """
+        *others, last = self.decoder[level].children()
+        coarse: Tensor | None = self.narrow[level](x)
+        x = skip
         for block in others:
-            x = block(x)
-        return x
+            x, coarse = _through(block, x, coarse), None
+        return _through(last, x, coarse, head)
 
     def fold(self) -> nn.Module:
         """A copy for inference whose steerable layers are multiplied out to constant weights; it computes the same."""
@@ -139,12 +144,21 @@ class UNet(nn.Module):
         folded.requires_grad_(False)
         return folded.eval()
 
-    def _run(self, level: int, stage: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    def _run(self, level: int, blocks: nn.Module, stage: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """Run a part of the network; with checkpointing, of all that a fine level computes only the result is kept."""
-        if self.config.checkpointing and level < RECOMPUTED_LEVELS and torch.is_grad_enabled():
+        alone = all(isinstance(block, Block) and block.recompute for block in blocks.children())
+        if self.config.checkpointing and level < RECOMPUTED_LEVELS and torch.is_grad_enabled() and not alone:
             result: Tensor = checkpoint(stage, *inputs, use_reentrant=False, preserve_rng_state=False)
             return result
         return stage(*inputs)
+
+
+def _through(block: nn.Module, x: Tensor, coarse: Tensor | None, head: nn.Module | None = None) -> Tensor:
+    """A block of any family, and a head if there is one; ``coarse`` is on the next coarser grid."""
+    if isinstance(block, Block):
+        return block(x, coarse, head)
+    y: Tensor = block(beside_upsampled(x, coarse))
+    return y if head is None else head(y)
 
 
 def finest_field(config: NetworkConfig) -> FieldType:

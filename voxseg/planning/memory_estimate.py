@@ -7,14 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from voxseg.networks import NetworkConfig
-from voxseg.networks.unet import RECOMPUTED_LEVELS, finest_field, grids
+from voxseg.networks.layers import RECOMPUTED_LEVELS
+from voxseg.networks.unet import finest_field, grids
 from voxseg.steerable import FieldType, Gate
+from voxseg.steerable.ways import SLAB_ELEMENTS
 
 __all__ = ["saved_bytes", "training_bytes"]
 
-_SLABS, _SLAB = 7, 2**20
+_SLABS, _SLAB = 7, SLAB_ELEMENTS
 """Parts of a convolution's input that its backward pass holds at a time, and the most numbers of each: three moments
-along X of the input, three of what comes back, and the gradient itself (`voxseg.steerable.separable`)."""
+along X of the input, three of what comes back, and the gradient itself (`voxseg.steerable.ways`)."""
 
 _LOW_PRECISION = 35e6
 """Bytes that 16-bit convolutions take for themselves on a CPU, measured."""
@@ -75,6 +77,9 @@ def _held(config: NetworkConfig, size: Sequence[int]) -> float:
     voxels = _voxels(config, size)
     linear = sum(FieldType(level).channels * v for level, v in zip(config.levels, voxels, strict=True))
     saved = [sum(block.saved for block in stage) for stage in stages]
+    if config.checkpointing and config.separable:
+        # The finest logits come out of the block before them, whose features are not kept.
+        return linear - FieldType(config.levels[0]).channels * voxels[0] + sum(saved)
     if config.checkpointing:
         depth = len(config.levels)
         levels = (*range(depth), *range(depth - 1))
@@ -100,9 +105,10 @@ def _stages(config: NetworkConfig, size: Sequence[int]) -> Iterator[list[_Block]
     voxels = _voxels(config, size)
     for level, field in enumerate(fields):
         before = fields[level - 1] if level else FieldType(f"{config.in_channels}x0e")
-        first = _block(config, before, field, voxels[max(level - 1, 0)], voxels[level])
+        finer = max(level - 1, 0)
+        first = _block(config, finer, before, field, voxels[finer], voxels[level])
         others = config.encoder_convolutions[level] - 1
-        yield [first] + [_block(config, field, field, voxels[level], voxels[level])] * others
+        yield [first] + [_block(config, level, field, field, voxels[level], voxels[level])] * others
     for level in range(len(fields) - 1):
         count = config.decoder_convolutions[level]
         stage = []
@@ -110,17 +116,24 @@ def _stages(config: NetworkConfig, size: Sequence[int]) -> Iterator[list[_Block]
             last = index == count - 1 and level == 0
             field_out = finest_field(config) if last else fields[level]
             coarser = voxels[level + 1] if index == 0 else 0
-            stage.append(_block(config, fields[level], field_out, voxels[level], voxels[level], coarser))
+            stage.append(_block(config, level, fields[level], field_out, voxels[level], voxels[level], coarser))
         yield stage
 
 
 def _block(
-    config: NetworkConfig, field_in: FieldType, field_out: FieldType, before: int, after: int, coarser: int = 0
+    config: NetworkConfig,
+    level: int,
+    field_in: FieldType,
+    field_out: FieldType,
+    before: int,
+    after: int,
+    coarser: int = 0,
 ) -> _Block:
     """The counts of a block between levels of so many voxels.
 
     Args:
         config: the network.
+        level: of the input's grid.
         field_in: of the input, and of what is upsampled beside it.
         field_out: of the output.
         before: voxels of the input.
@@ -135,7 +148,10 @@ def _block(
         padded = entering * (1 + (config.plain_kernel - (1 if before == after else 2)) / side) ** 3
         return _Block(entering, padded + channels * after, entering + 2 * channels * after)
     leaving = Gate(field_out).field_in.channels * after
-    working = entering + leaving + _SLABS * min(entering * (2 if coarser else 1), _SLAB)
+    if config.checkpointing and config.separable and level < RECOMPUTED_LEVELS:
+        leaving = 0  # made again slab by slab
+    slabs = (_SLABS if leaving else _SLABS + 2) * min(entering * (2 if coarser else 1), _SLAB)
+    working = entering + leaving + slabs
     if coarser:  # the skip connection itself is also the input of the level below
         entering = field_in.channels * coarser
         working += entering

@@ -9,7 +9,7 @@ from .convolution import FoldedConv3d, SteerableConv3d
 from .fields import FieldType, Irrep
 from .harmonics import solid_harmonics, wigner_3j, wigner_d
 from .linear import FieldLinear, PointwiseConv3d
-from .nonlinearity import FieldNorm, Gate, gated_norm
+from .nonlinearity import FieldNorm, Gate, GatedNorm, gated_norm
 from .resampling import beside_upsampled, strides_for, upsample
 from .tensors import (
     contract,
@@ -27,6 +27,7 @@ __all__ = [
     "FieldType",
     "FoldedConv3d",
     "Gate",
+    "GatedNorm",
     "Irrep",
     "KernelBasis",
     "Lattice",

@@ -8,6 +8,7 @@ truncated to l <= 2.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -18,6 +19,7 @@ from .bases import KernelBasis, Lattice, SolidHarmonicBasis, lattice_for
 from .fields import FieldType, Irrep
 from .harmonics import wigner_3j
 from .linear import channel_bias
+from .nonlinearity import GatedNorm
 from .resampling import beside_upsampled
 from .separable import MOMENTS, AxisTaps, Taps, separable_convolution, symmetric_padding
 from .spans import ChannelSpans
@@ -25,6 +27,7 @@ from .spans import ChannelSpans
 Group = Literal["SO3", "O3"]
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
+Then = Callable[[torch.dtype], GatedNorm]
 
 
 class SteerableConv3d(nn.Module):
@@ -94,7 +97,13 @@ class SteerableConv3d(nn.Module):
         self.spans = self._channel_spans() if self.separable else None
 
     @torch.compiler.disable  # the kernels depend on the grid by cached float arithmetic, which dynamo cannot trace
-    def forward(self, x: Tensor, after: Tensor | None = None, coarse: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        after: Tensor | None = None,
+        coarse: Tensor | None = None,
+        then: Then | None = None,
+    ) -> Tensor:
         """Convolve; see the class for shapes.
 
         Args:
@@ -103,6 +112,8 @@ class SteerableConv3d(nn.Module):
                 because the weights are.
             coarse: the other channels on the next coarser grid: ``conv(torch.cat([x, upsample(coarse, grid)], 1))``
                 without making that volume, where the convolution is separable.
+            then: for the type that is computed in, what :func:`.separable.separable_convolution` does afterwards; of
+                a separable convolution alone.
         """
         channels = x.shape[1] + (0 if coarse is None else coarse.shape[1])
         if x.dim() != 5 or channels != self.field_in.channels:
@@ -122,7 +133,9 @@ class SteerableConv3d(nn.Module):
                 weight = weight @ after if self.separable else torch.einsum("oixyz,op->pixyz", weight, after)
         weight, bias = weight.to(dtype), bias.to(dtype)
         if self.separable:
-            return separable_convolution(x, weight, bias, self._taps(lattice, x), self.spans, coarse)
+            return separable_convolution(
+                x, weight, bias, self._taps(lattice, x), self.spans, coarse, then and then(dtype)
+            )
         return F.conv3d(beside_upsampled(x, coarse), weight, bias, self.stride, _padding(weight.shape[2:], self.stride))
 
     def dense_kernel(self, lattice: Lattice | None = None) -> Tensor:
@@ -247,7 +260,7 @@ class FoldedConv3d(nn.Module):
                 kernel = kernel if after is None else torch.einsum("oixyz,op->pixyz", kernel, after)
                 self.register_buffer(f"kernel_{index}", kernel)
 
-    def forward(self, x: Tensor, coarse: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, coarse: Tensor | None = None, then: Then | None = None) -> Tensor:
         """Convolve as :class:`SteerableConv3d` does."""
         index = self._lattices.index(lattice_for(x.shape[2:], self.spacing, self.stride))
         if not self.separable:
@@ -260,7 +273,9 @@ class FoldedConv3d(nn.Module):
             kernels: Tensor = getattr(self, f"taps_{index}_{axis}")
             axes.append(AxisTaps(kernels, stride))
         mix: Tensor = getattr(self, f"mix_{index}")
-        return separable_convolution(x, mix, self.bias, (axes[0], axes[1], axes[2]), self.spans, coarse)
+        return separable_convolution(
+            x, mix, self.bias, (axes[0], axes[1], axes[2]), self.spans, coarse, then and then(x.dtype)
+        )
 
 
 def _padding(lengths: tuple[int, ...] | torch.Size, strides: tuple[int, ...]) -> list[int]:

@@ -30,7 +30,11 @@ class PointwiseConv3d(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C_in, X, Y, Z]`` to ``[B, C_out, X, Y, Z]``."""
-        return _at_each_voxel(x, self.weight.flatten(1), self.bias)
+        return _at_each_voxel(x, *self.affine())
+
+    def affine(self) -> tuple[Tensor, Tensor | None]:
+        """``[C_out, C_in]`` and ``[C_out]``."""
+        return self.weight.flatten(1), self.bias
 
 
 def _at_each_voxel(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
@@ -79,19 +83,20 @@ class FieldLinear(nn.Module):
             rows.append(torch.cat(blocks, 1))
         return torch.cat(rows, 0)
 
-    def _channel_bias(self) -> Tensor | None:
-        return None if self.bias is None else channel_bias(self.field_out, self.bias)
+    def affine(self) -> tuple[Tensor, Tensor | None]:
+        """The full channel matrix, and the bias of each channel ``[C_out]``."""
+        return self.matrix(), None if self.bias is None else channel_bias(self.field_out, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix; see the class for shapes."""
-        return _at_each_voxel(x, self.matrix(), self._channel_bias())
+        return _at_each_voxel(x, *self.affine())
 
     @torch.no_grad()
     def fold(self) -> PointwiseConv3d:
         """The same map as a plain 1x1x1 convolution with constant weights."""
-        bias = self._channel_bias()
+        matrix, bias = self.affine()
         folded = PointwiseConv3d(self.field_in.channels, self.field_out.channels, bias=bias is not None)
-        folded.weight.copy_(self.matrix()[:, :, None, None, None])
+        folded.weight.copy_(matrix[:, :, None, None, None])
         if bias is not None and folded.bias is not None:
             folded.bias.copy_(bias)
         return folded.requires_grad_(False)

@@ -9,8 +9,9 @@ input alone for the backward pass, where autograd keeps six volumes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,13 @@ from .layout import as_rows, as_volume
 
 # Numbers of an intermediate matrix of `gated_norm`, 512 KiB in float32: the fastest of 2^15 to 2^21.
 _BLOCK_ELEMENTS = 2**17
+
+
+class Affine(Protocol):
+    """A map of the channels of each voxel."""
+
+    def affine(self) -> tuple[Tensor, Tensor | None]:
+        """``[K, C]`` and ``[K]``."""
 
 
 class FieldNorm(nn.Module):
@@ -133,69 +141,128 @@ def gated_norm(x: Tensor, norm: FieldNorm, gate: Gate) -> Tensor:
     Returns:
         ``[B, gate.field.channels, X, Y, Z]``.
     """
-    accurate = torch.float64 if x.dtype == torch.float64 else torch.float32
     with torch.autocast(x.device.type, enabled=False):
-        constants = norm._mean.to(accurate), gate._source.to(accurate)
-        rows: Tensor = _GatedNorm.apply(
-            as_rows(x), norm.scales().to(accurate), norm.shifts().to(accurate), *constants, norm.epsilon
-        )
+        then = GatedNorm.of(norm, gate, None, x.dtype)
+        rows: Tensor = _GatedNorm.apply(as_rows(x), then, *then.tensors)
     return as_volume(rows, (x.shape[0], *x.shape[2:]))
 
 
-class _GatedNorm(torch.autograd.Function):
-    """See :func:`gated_norm`.
+@dataclass(frozen=True)
+class GatedNorm:
+    """``gate(norm(x))`` and what may follow, a mixing of the channels, for rows ``[voxels, C]``, with its gradients.
 
-    For rows ``c`` of mean squares ``q``: ``n = c ((q + epsilon)^-1/2 S) + t``, ``y = n_out (sigmoid(n_control) G)``.
+    For rows ``c`` of mean squares ``q``: ``n = c ((q + epsilon)^-1/2 S) + t``, ``y = n_out (sigmoid(n_control) G)``,
+    and then, if there is a head, ``y H^T + h``. Both passes run a few thousand rows at a time.
+
+    Attributes:
+        scales: ``S``, ``[irreps, C]``.
+        shifts: ``t``, ``[C]``.
+        mean: ``[C, irreps]``, takes the means of the squares.
+        source: ``G``, ``[controls, C']``.
+        epsilon: of the norm.
+        head: ``H``, ``[K, C']``, and ``h``, ``[K]``, in the type of the rows.
     """
 
-    @staticmethod
-    def forward(
-        ctx: Any, rows: Tensor, scales: Tensor, shifts: Tensor, mean: Tensor, source: Tensor, epsilon: float
-    ) -> Tensor:
-        ctx.save_for_backward(rows, scales, shifts, mean, source)
-        ctx.epsilon = epsilon
-        gates = rows.shape[1] - source.shape[1]
-        result = rows.new_empty(len(rows), source.shape[1])
+    scales: Tensor
+    shifts: Tensor
+    mean: Tensor
+    source: Tensor
+    epsilon: float
+    head: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def of(cls, norm: FieldNorm, gate: Gate, head: Affine | None, dtype: torch.dtype) -> GatedNorm:
+        """For rows of some type, with the present weights; ``head`` maps the channels that come out of the gate."""
+        accurate = torch.float64 if dtype == torch.float64 else torch.float32
+        affine = None
+        if head is not None:
+            matrix, bias = head.affine()
+            affine = matrix.to(dtype), matrix.new_zeros(len(matrix)).to(dtype) if bias is None else bias.to(dtype)
+        return cls(
+            norm.scales().to(accurate),
+            norm.shifts().to(accurate),
+            norm._mean.to(accurate),
+            gate._source.to(accurate),
+            norm.epsilon,
+            affine,
+        )
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Those that have gradients, in the order of ``sums`` in :meth:`backward`."""
+        return (self.scales, self.shifts, *(self.head or ()))
+
+    @property
+    def channels(self) -> int:
+        """How many come out."""
+        return self.source.shape[1] if self.head is None else len(self.head[0])
+
+    def forward(self, rows: Tensor, target: Tensor) -> None:
+        """Set ``target``, ``[voxels, channels]``."""
+        gates = rows.shape[1] - self.source.shape[1]
         for part in _blocks(rows):
-            *_, normed = _normed(rows[part].to(scales.dtype), scales, shifts, mean, epsilon)
-            multiplier = torch.sigmoid(normed[:, : len(source)]) @ source
-            result[part] = multiplier.mul_(normed[:, gates:])
+            *_, normed = self._normed(rows[part].to(self.scales.dtype))
+            multiplier = torch.sigmoid(normed[:, : len(self.source)]) @ self.source
+            features = multiplier.mul_(normed[:, gates:])
+            if self.head is None:
+                target[part] = features
+            else:
+                torch.addmm(self.head[1], features.to(rows.dtype), self.head[0].T, out=target[part])
+
+    def backward(self, rows: Tensor, gradient: Tensor, sums: Sequence[Tensor]) -> Tensor:
+        """From the gradient of what comes out to that of ``rows``; adds those of :attr:`tensors` to ``sums``."""
+        gates, controls = rows.shape[1] - self.source.shape[1], len(self.source)
+        result = torch.empty_like(rows)
+        for part in _blocks(rows):
+            centred = rows[part].to(self.scales.dtype)
+            inverse, factor, normed = self._normed(centred)
+            sigmoid = torch.sigmoid(normed[:, :controls])
+            multiplier = sigmoid @ self.source
+            back = gradient[part]
+            if self.head is not None:
+                features = (multiplier * normed[:, gates:]).to(rows.dtype)
+                sums[2].add_(back.T @ features)
+                sums[3].add_(back.sum(0, dtype=sums[3].dtype))
+                back = back @ self.head[0]
+            back = back.to(self.scales.dtype)
+            # Through the gate: what is multiplied, and what it is multiplied by.
+            for_normed = torch.zeros_like(normed) if gates else torch.empty_like(normed)
+            torch.mul(back, multiplier, out=for_normed[:, gates:])
+            for_control = (back * normed[:, gates:]) @ self.source.T
+            for_normed[:, :controls] += for_control.mul_(sigmoid).mul_(1 - sigmoid)
+            # Through the norm.
+            sums[1].add_(for_normed.sum(0))
+            for_factor = for_normed * centred
+            sums[0].add_(inverse.T @ for_factor)
+            for_square = (for_factor @ self.scales.T).mul_(inverse.pow(3)).neg_()  # twice the gradient of q
+            result[part] = for_normed.mul_(factor).addcmul_(centred, for_square @ self.mean.T)
+        return result
+
+    def _normed(self, centred: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Inverse root mean squares ``[V, irreps]``, what each channel is multiplied by, and the normalised rows."""
+        inverse = (centred.square() @ self.mean).add_(self.epsilon).rsqrt_()
+        factor = inverse @ self.scales
+        return inverse, factor, torch.addcmul(self.shifts, centred, factor)
+
+
+class _GatedNorm(torch.autograd.Function):
+    """See :func:`gated_norm`; keeps the rows that it is given, and computes all else again."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, then: GatedNorm, *tensors: Tensor) -> Tensor:
+        del tensors  # those of `then`, given for their gradients
+        ctx.save_for_backward(rows)
+        ctx.then = then
+        result = rows.new_empty(len(rows), then.channels)
+        then.forward(rows, result)
         return result
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
-        rows, scales, shifts, mean, source = ctx.saved_tensors
-        gates, controls = rows.shape[1] - source.shape[1], len(source)
-        gradient = gradient.contiguous()
-        result = torch.empty_like(rows)
-        scales_gradient, shifts_gradient = torch.zeros_like(scales), torch.zeros_like(shifts)
-        for part in _blocks(rows):
-            centred = rows[part].to(scales.dtype)
-            inverse, factor, normed = _normed(centred, scales, shifts, mean, ctx.epsilon)
-            sigmoid = torch.sigmoid(normed[:, :controls])
-            back = gradient[part].to(scales.dtype)
-            # Through the gate: what is multiplied, and what it is multiplied by.
-            for_normed = torch.zeros_like(normed) if gates else torch.empty_like(normed)
-            torch.mul(back, sigmoid @ source, out=for_normed[:, gates:])
-            for_control = (back * normed[:, gates:]) @ source.T
-            for_normed[:, :controls] += for_control.mul_(sigmoid).mul_(1 - sigmoid)
-            # Through the norm.
-            shifts_gradient += for_normed.sum(0)
-            for_factor = for_normed * centred
-            scales_gradient += inverse.T @ for_factor
-            for_square = (for_factor @ scales.T).mul_(inverse.pow(3)).neg_()  # twice the gradient of q
-            result[part] = for_normed.mul_(factor).addcmul_(centred, for_square @ mean.T)
-        return result, scales_gradient, shifts_gradient, None, None, None
-
-
-def _normed(
-    centred: Tensor, scales: Tensor, shifts: Tensor, mean: Tensor, epsilon: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Inverse root mean squares ``[V, irreps]``, what each channel is multiplied by, and the normalised rows."""
-    inverse = (centred.square() @ mean).add_(epsilon).rsqrt_()
-    factor = inverse @ scales
-    return inverse, factor, torch.addcmul(shifts, centred, factor)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (rows,) = ctx.saved_tensors
+        sums = [torch.zeros_like(tensor) for tensor in ctx.then.tensors]
+        return (ctx.then.backward(rows, gradient.contiguous(), sums), None, *sums)
 
 
 def _blocks(rows: Tensor) -> Iterator[slice]:

@@ -18,42 +18,28 @@ Mixing before the last axis, with ``g_bc = Y_b^T Z_c^T g``,
 so that 15 one-dimensional convolutions give both gradients; mixing after it, the steps of the forward pass are run
 again and then back. Both passes go through the volume slab by slab along X, so that what they hold besides input and
 output does not grow with the volume. Where features of a coarser grid are to be upsampled and set beside those of the
-finer one, that too is done slab by slab, in both passes: neither of the two large volumes is ever whole.
+finer one, that too is done slab by slab, in both passes: neither of the two large volumes is ever whole. And so is what
+follows at each voxel, norm, gate and the mixing into logits, where it is given: the convolution's own output is never
+whole either, nor kept, but computed again in the backward pass.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .axes import AxisTaps, adjoint, along, symmetric_padding
-from .layout import as_rows, as_volume, sample_rows
+from .axes import AxisTaps, symmetric_padding
+from .layout import as_volume, sample_rows
+from .nonlinearity import GatedNorm
 from .sources import Gradient, Source
 from .spans import ChannelSpans
+from .ways import MOMENTS, Taps, column_sums, sum_type, way_of
 
 __all__ = ["MOMENTS", "AxisTaps", "Taps", "separable_convolution", "symmetric_padding"]
-
-# Moments (a, b, c) along x, y, z of the ten products, in the order in which every basis and every mix lists them.
-MOMENTS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (2, 0, 0), (0, 2, 0), (0, 0, 2), (1, 1, 0), (0, 1, 1), (1, 0, 1))
-_INDEX = {moment: index for index, moment in enumerate(MOMENTS)}
-# Moments (a, b) along x and y; those that moment c along z goes with are the first 6, 3 and 1.
-_PAIRS = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
-_PAIRS_WITH = (6, 3, 1)
-_BY_Z = [_INDEX[a, b, c] for c in range(3) for a, b in _PAIRS[: _PAIRS_WITH[c]]]
-# Elements of an intermediate volume: the fastest of 2^20 to 2^23 for 30 channels and 64^3 voxels.
-_SLAB_ELEMENTS = 2**20
-# Thinner slabs would spend more on the planes that neighbours share than they gain.
-_THINNEST_SLAB = 4
-# So few channels waste the vector registers of a matrix product each, but fill them when the ten moments go into one.
-_FEW_CHANNELS = 4
-
-Taps = tuple[AxisTaps, AxisTaps, AxisTaps]
 
 
 def separable_convolution(
@@ -63,6 +49,7 @@ def separable_convolution(
     taps: Taps,
     spans: ChannelSpans | None = None,
     coarse: Tensor | None = None,
+    then: GatedNorm | None = None,
 ) -> Tensor:
     """Convolve with the kernels ``sum_abc M_abc k_a(x) k_b(y) k_c(z)``.
 
@@ -74,15 +61,18 @@ def separable_convolution(
         spans: which channels of the input each moment needs, where that is not all of them.
         coarse: ``[B, C_coarse, ...]`` on the next coarser grid. It is upsampled as :func:`.resampling.upsample` does,
             and its channels follow those of ``x``, which then has ``C_in - C_coarse``.
+        then: what is done with the ``C_out`` channels of each voxel afterwards. The backward pass convolves again in
+            place of keeping them.
 
     Returns:
-        ``[B, C_out, X', Y', Z']`` in ``channels_last_3d``.
+        ``[B, C_out, X', Y', Z']`` in ``channels_last_3d``, with the channels of ``then`` if it is given.
     """
+    further = then.tensors if then is not None else ()
     with torch.autocast(x.device.type, enabled=False):  # it would upsample in float32
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, mix, bias, coarse) if t is not None):
-            output: Tensor = _SeparableConvolution.apply(x, coarse, mix, bias, taps, spans)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, mix, bias, coarse, *further) if t is not None):
+            output: Tensor = _SeparableConvolution.apply(x, coarse, mix, bias, taps, spans, then, *further)
             return output
-        return _forward(x, coarse, mix, bias, taps, spans)
+        return _forward(x, coarse, mix, bias, taps, spans, then)
 
 
 class _SeparableConvolution(torch.autograd.Function):
@@ -95,301 +85,74 @@ class _SeparableConvolution(torch.autograd.Function):
         bias: Tensor,
         taps: Taps,
         spans: ChannelSpans | None,
+        then: GatedNorm | None,
+        *further: Tensor,
     ) -> Tensor:
+        del further  # the tensors of `then`, given for their gradients
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        ctx.save_for_backward(x, coarse, mix)
-        ctx.taps, ctx.spans = taps, spans
-        return _forward(x, coarse, mix, bias, taps, spans)
+        ctx.save_for_backward(x, coarse, mix, bias)
+        ctx.taps, ctx.spans, ctx.then = taps, spans, then
+        return _forward(x, coarse, mix, bias, taps, spans, then)
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, cotangent: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, None, None]:
-        x, coarse, mix = ctx.saved_tensors
-        for_x, for_coarse, for_mix, for_bias, _, _ = ctx.needs_input_grad
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        x, coarse, mix, bias = ctx.saved_tensors
+        for_x, for_coarse, for_mix, for_bias = ctx.needs_input_grad[:4]
+        then: GatedNorm | None = ctx.then
+        further = then.tensors if then is not None else ()
         cotangent = cotangent.contiguous(memory_format=torch.channels_last_3d)
-        bias_gradient = _column_sums(as_rows(cotangent)) if for_bias else None
-        way = _way(mix, ctx.taps, ctx.spans)
-        mix_gradient = way.mix.new_zeros(way.mix.shape, dtype=_sum_type(mix)) if for_mix else None
+        way = way_of(mix, ctx.taps, ctx.spans)
+        mix_gradient = way.mix.new_zeros(way.mix.shape, dtype=sum_type(mix)) if for_mix else None
+        bias_gradient = bias.new_zeros(bias.shape, dtype=sum_type(bias))
+        further_gradients = [tensor.new_zeros(tensor.shape, dtype=sum_type(tensor)) for tensor in further]
         gradient = Gradient(x, coarse) if for_x or for_coarse else None
         for number, source in enumerate(Source.of(x, coarse)):
             for part in way.slabs(source.shape, cotangent.shape[2]):
-                along_x = way.along_x(source, part) if mix_gradient is not None else None
+                along_x = way.along_x(source, part) if mix_gradient is not None or then is not None else None
                 rows = sample_rows(cotangent, number)[part]
+                if then is not None and along_x is not None:
+                    again = rows.new_empty(*rows.shape[:3], mix.shape[2])
+                    way.forward(along_x, bias, again)
+                    before = then.backward(again.flatten(0, 2), rows.flatten(0, 2), further_gradients)
+                    rows = before.view(again.shape)
+                    del again, before
+                if for_bias:
+                    bias_gradient += column_sums(rows.flatten(0, 2))
                 back = way.backward(along_x, rows, mix_gradient, source.shape[1:3], gradient is not None)
-                del along_x  # three slabs
+                del along_x, rows  # three slabs, and where there is something after the convolution a fourth
                 if gradient is not None:
                     gradient.add(number, way.seen(source, part)[0], way.back_along_x(back, source, part))
         if mix_gradient is not None:
             mix_gradient = way.unsorted(mix_gradient).to(mix.dtype)
         x_gradient, coarse_gradient = (None, None) if gradient is None else (gradient.fine, gradient.coarse)
-        return x_gradient, coarse_gradient, mix_gradient, bias_gradient, None, None
+        ours = (x_gradient, coarse_gradient, mix_gradient, bias_gradient.to(bias.dtype) if for_bias else None)
+        theirs = (g.to(tensor.dtype) for g, tensor in zip(further_gradients, further, strict=True))
+        return (*ours, None, None, None, *theirs)
 
 
 def _forward(
-    x: Tensor, coarse: Tensor | None, mix: Tensor, bias: Tensor, taps: Taps, spans: ChannelSpans | None
+    x: Tensor,
+    coarse: Tensor | None,
+    mix: Tensor,
+    bias: Tensor,
+    taps: Taps,
+    spans: ChannelSpans | None,
+    then: GatedNorm | None,
 ) -> Tensor:
     """The convolution, sample by sample and slab by slab along X, so that intermediate volumes are few."""
     x = x.contiguous(memory_format=torch.channels_last_3d)
-    way = _way(mix, taps, spans)
+    way = way_of(mix, taps, spans)
     size = [t.output_size(n) for t, n in zip(taps, x.shape[2:], strict=True)]
-    output = as_volume(x.new_empty(x.shape[0] * math.prod(size), mix.shape[2]), (x.shape[0], *size))
+    channels = mix.shape[2] if then is None else then.channels
+    output = as_volume(x.new_empty(x.shape[0] * math.prod(size), channels), (x.shape[0], *size))
     for number, source in enumerate(Source.of(x, coarse)):
         for part in way.slabs(source.shape, size[0]):
-            way.forward(way.along_x(source, part), bias, sample_rows(output, number)[part])
+            target = sample_rows(output, number)[part]
+            if then is None:
+                way.forward(way.along_x(source, part), bias, target)
+                continue
+            convolved = target.new_empty(*target.shape[:3], mix.shape[2])
+            way.forward(way.along_x(source, part), bias, convolved)
+            then.forward(convolved.flatten(0, 2), target.flatten(0, 2))
     return output
-
-
-@dataclass(frozen=True)
-class _Way:
-    """How one convolution runs: everything but the volumes. Volumes are ``[X, Y, Z, C]``.
-
-    Attributes:
-        mix: ``[10, C_in, C_out]`` with the input's channels in the order of ``spans``.
-        taps: of the three axes.
-        spans: which channels each moment needs.
-    """
-
-    mix: Tensor
-    taps: Taps
-    spans: ChannelSpans
-
-    def slabs(self, shape: tuple[int, ...], planes: int) -> list[slice]:
-        """Cut so many planes of the output across X into slabs, for samples ``[X, Y, Z, C_in]``."""
-        step = max(_THINNEST_SLAB, _SLAB_ELEMENTS // max(math.prod(shape[1:]) * self.taps[0].stride, 1))
-        return [slice(start, min(start + step, planes)) for start in range(0, planes, step)]
-
-    def reach(self, part: slice) -> tuple[int, int]:
-        """First plane, and one past the last, of a sample that planes of the output see; also outside of it."""
-        axis = self.taps[0]
-        first = part.start * axis.stride - axis.padding
-        return first, first + (part.stop - 1 - part.start) * axis.stride + axis.length
-
-    def seen(self, source: Source, part: slice) -> tuple[int, int]:
-        """The same, within the sample."""
-        first, last = self.reach(part)
-        return max(first, 0), min(last, source.shape[0])
-
-    def band(self, part: slice, low: int, high: int) -> Tensor:
-        """``[3, n, high - low]``: what each plane of a sample gives to each plane of a part of the output."""
-        axis = self.taps[0]
-        device = axis.kernels.device
-        starts = torch.arange(part.start, part.stop, device=device) * axis.stride - axis.padding
-        tap = torch.arange(low, high, device=device) - starts[:, None]
-        outside = (tap < 0) | (tap >= axis.length)
-        return axis.kernels[:, tap.clamp(0, axis.length - 1)].masked_fill(outside, 0)
-
-    def along_x(self, source: Source, part: slice) -> list[Tensor]:
-        """Planes of a sample convolved along X with each moment, each with the channels of its span.
-
-        The planes of a slab times a band matrix: one product gives all three moments, four times as fast as convolving.
-        """
-        low, high = self.seen(source, part)
-        slab, axis = self.spans.sort(source.planes(low, high)), self.taps[0]
-        if _convolved(slab):
-            first, last = self.reach(part)
-            missing = (0, 0, 0, 0, 0, 0, low - first, last - high)
-            slab = F.pad(slab, missing) if any(missing) else slab
-            parts = [_channels(slab, span) for span in self.spans.x]
-            return [along(x, kernel, 0, axis.stride) for x, kernel in zip(parts, axis.kernels, strict=True)]
-        band = self.band(part, low, high)
-        if self.spans.trivial:
-            return list((band.flatten(0, 1) @ slab.flatten(1)).view(3, -1, *slab.shape[1:]))
-        parts = [_channels(slab, span) for span in self.spans.x]
-        return [(matrix @ x.flatten(1)).view(-1, *x.shape[1:]) for matrix, x in zip(band, parts, strict=True)]
-
-    def back_along_x(self, parts: list[Tensor], source: Source, part: slice) -> Tensor:
-        """The adjoint of :meth:`along_x` onto the planes of the sample that were seen; frees the parts on the way."""
-        (low, high), (first, last), axis = self.seen(source, part), self.reach(part), self.taps[0]
-        grid, convolved = parts[0].shape[1:3], _convolved(parts[0])
-        total = parts[0].new_zeros(high - low, *grid, self.mix.shape[1])
-        band = self.band(part, low, high)
-        for matrix, kernel, span in zip(band, axis.kernels, self.spans.x, strict=True):
-            one = parts.pop(0)
-            if convolved:
-                term = adjoint(one, kernel, 0, axis.stride, 0, last - first)[low - first : high - first]
-                _add_channels(total, span, term)
-            elif self.spans.trivial:
-                total.flatten(1).addmm_(matrix.T, one.flatten(1))
-            else:
-                _add_channels(total, span, (matrix.T @ one.flatten(1)).view(high - low, *grid, -1))
-        return self.spans.unsort(total)
-
-    def unsorted(self, mix_gradient: Tensor) -> Tensor:
-        """A gradient of ``mix`` with the channels in the order of the input."""
-        return mix_gradient if self.spans.trivial else mix_gradient[:, self.spans.places]
-
-
-class _MixBefore(_Way):
-    """Channels are mixed before the convolutions along Z."""
-
-    def forward(self, along_x: list[Tensor], bias: Tensor, target: Tensor) -> None:
-        """Set ``target`` to ``sum_c Z_c (sum_ab (Y_b along_x_a) M_abc)``."""
-        _, y, z = self.taps
-        mixed: list[Tensor | None] = [None, None, None]  # by moment along Z, whose convolution is still to come
-        shape: tuple[int, ...] = ()
-        for a, b in _PAIRS:
-            span = self.spans.xy[a, b]
-            inner = _within(span, self.spans.x[a])
-            node = along(_channels(along_x[a], inner), y.kernels[b], 1, y.stride, y.padding)
-            shape, rows = node.shape[:3], node.view(-1, node.shape[3])
-            for c in range(3 - a - b):
-                matrix = self.mix[_INDEX[a, b, c], span]
-                part = mixed[c]
-                mixed[c] = rows @ matrix if part is None else part.addmm_(rows, matrix)
-        terms = []
-        for c, part in enumerate(mixed):
-            assert part is not None
-            image = part.view(*shape, -1)
-            terms.append(along(image, z.kernels[c], 2, z.stride, z.padding, bias if c == 0 else None))
-        torch.add(terms[0].add_(terms[1]), terms[2], out=target)
-
-    def backward(
-        self,
-        along_x: list[Tensor] | None,
-        cotangent: Tensor,
-        mix_gradient: Tensor | None,
-        size: tuple[int, ...],
-        for_x: bool,
-    ) -> list[Tensor]:
-        """From the cotangent of some planes back to before the convolutions along Y, by moment along X."""
-        _, y, z = self.taps
-        planes = len(cotangent)
-        widths = [span.stop - span.start for span in self.spans.x]
-        mixed = [cotangent.new_empty(planes * size[0] * size[1], width) for width in widths] if for_x else []
-        for c in range(3):
-            along_z = adjoint(cotangent, z.kernels[c], 2, z.stride, z.padding, size[1])
-            for b in range(3 - c):
-                rows = adjoint(along_z, y.kernels[b], 1, y.stride, y.padding, size[0]).view(-1, cotangent.shape[3])
-                for a in range(3 - b - c):
-                    index, span = _INDEX[a, b, c], self.spans.xy[a, b]
-                    inner = _within(span, self.spans.x[a])
-                    if mix_gradient is not None and along_x is not None:
-                        known = along_x[a].view(-1, widths[a])
-                        mix_gradient[index, span] += _inner(known, inner, rows)
-                    if not for_x:
-                        continue
-                    if b == c == 0:  # the first to come
-                        if inner != slice(0, widths[a]):
-                            mixed[a].zero_()
-                        mixed[a][:, inner].addmm_(rows, self.mix[index, span].T, beta=0)
-                    else:
-                        mixed[a][:, inner].addmm_(rows, self.mix[index, span].T)
-        return [part.view(planes, *size, -1) for part in mixed]
-
-
-class _MixAfter(_Way):
-    """Channels are mixed after all convolutions; every moment needs every channel."""
-
-    def _matrix(self) -> Tensor:
-        """``[10 C_in, C_out]`` in the order of :meth:`_responses`."""
-        return self.mix[_BY_Z].flatten(0, 1)
-
-    def _responses(self, along_x: list[Tensor]) -> Tensor:
-        """The ten responses at each voxel: ``[X, Y, Z, 10 C_in]``, by moment along Z, then in the order of pairs."""
-        _, y, z = self.taps
-        channels = along_x[0].shape[3]
-        nodes = [along(along_x[a], y.kernels[b], 1, y.stride, y.padding) for a, b in _PAIRS]
-        pairs = torch.cat(nodes, 3)
-        parts = [
-            along(_channels(pairs, slice(0, count * channels)), z.kernels[c], 2, z.stride, z.padding)
-            for c, count in enumerate(_PAIRS_WITH)
-        ]
-        return torch.cat(parts, 3)
-
-    def forward(self, along_x: list[Tensor], bias: Tensor, target: Tensor) -> None:
-        """Set ``target`` to the mixture of the ten responses."""
-        rows = self._responses(along_x).flatten(0, 2)
-        torch.addmm(bias, rows, self._matrix(), out=target.flatten(0, 2))
-
-    def backward(
-        self,
-        along_x: list[Tensor] | None,
-        cotangent: Tensor,
-        mix_gradient: Tensor | None,
-        size: tuple[int, ...],
-        for_x: bool,
-    ) -> list[Tensor]:
-        """As :meth:`_MixBefore.backward`."""
-        _, y, z = self.taps
-        channels, shape = self.mix.shape[1], cotangent.shape
-        rows = cotangent.flatten(0, 2)
-        if mix_gradient is not None and along_x is not None:
-            responses = self._responses(along_x).flatten(0, 2)
-            product = _inner(responses, slice(0, 10 * channels), rows).view(10, channels, shape[3])
-            mix_gradient[_BY_Z] += product
-        if not for_x:
-            return []
-        back = (rows @ self._matrix().T).view(*shape[:3], -1)
-        start = 0
-        pairs: Tensor | None = None
-        for c, count in enumerate(_PAIRS_WITH):
-            part = _channels(back, slice(start, start + count * channels))
-            start += count * channels
-            part = adjoint(part, z.kernels[c], 2, z.stride, z.padding, size[1])
-            if pairs is None:
-                pairs = part
-            else:
-                _add_channels(pairs, slice(0, count * channels), part)
-        assert pairs is not None
-        result: list[Tensor | None] = [None, None, None]
-        for number, (a, b) in enumerate(_PAIRS):
-            node = _channels(pairs, slice(number * channels, (number + 1) * channels))
-            node = adjoint(node, y.kernels[b], 1, y.stride, y.padding, size[0])
-            known = result[a]
-            result[a] = node if known is None else known.add_(node)
-        return [part for part in result if part is not None]
-
-
-def _way(mix: Tensor, taps: Taps, spans: ChannelSpans | None) -> _MixBefore | _MixAfter:
-    channels = mix.shape[1]
-    if taps[2].stride > 1 or channels <= _FEW_CHANNELS:
-        return _MixAfter(mix, taps, ChannelSpans.all(channels))
-    if spans is None or spans.trivial:
-        return _MixBefore(mix, taps, ChannelSpans.all(channels))
-    return _MixBefore(mix[:, spans.order], taps, spans)
-
-
-def _channels(volume: Tensor, span: slice) -> Tensor:
-    """Some channels of ``[X, Y, Z, C]``, next to each other in memory."""
-    return volume if span == slice(0, volume.shape[3]) else volume[..., span].contiguous()
-
-
-def _within(span: slice, outer: slice) -> slice:
-    """A span as counted from the beginning of one that holds it."""
-    return slice(span.start - outer.start, span.stop - outer.start)
-
-
-def _add_channels(total: Tensor, span: slice, part: Tensor) -> None:
-    """Add to some channels of ``[X, Y, Z, C]``."""
-    if part.dtype == torch.float32 or span == slice(0, total.shape[3]):
-        total[..., span] += part
-    else:  # PyTorch adds 16-bit numbers that lie apart one by one
-        total[..., span] = part.add_(total[..., span].contiguous())
-
-
-def _convolved(volume: Tensor) -> bool:
-    """Whether to convolve along X in place of multiplying: 16-bit products on CPUs take 40 MB for themselves."""
-    return volume.device.type == "cpu" and volume.element_size() == 2
-
-
-def _column_sums(rows: Tensor) -> Tensor:
-    """``rows.sum(0)`` as a product, which is five times as fast on a CPU."""
-    return torch.mv(rows.T, rows.new_ones(rows.shape[0]))
-
-
-def _sum_type(x: Tensor) -> torch.dtype:
-    """In which sums over many voxels are kept."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _inner(left: Tensor, columns: slice, right: Tensor) -> Tensor:
-    """``left[:, columns]^T right`` for two tall matrices, in blocks: as one product it would run on a single core."""
-    block = 4096
-    whole = left.shape[0] // block * block
-    if not whole:
-        return (left[:, columns].T @ right).to(_sum_type(left))
-    blocks = left[:whole].view(-1, block, left.shape[1])[..., columns]
-    product = torch.bmm(blocks.mT, right[:whole].view(-1, block, right.shape[1])).sum(0, dtype=_sum_type(left))
-    return product if whole == left.shape[0] else product + left[whole:, columns].T @ right[whole:]
