@@ -154,6 +154,7 @@ def end(number, frame):
     raise SystemExit(128 + number)
 
 signal.signal(signal.SIGTERM, end)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started deaf to it
 
 def segment(task, scan):
     if task == 2:
