@@ -12,7 +12,8 @@ implementation can; "with backward" is a training pass without the optimiser. Ea
 first or last) that is faster for it. Memory is that of a process of its own above what it held before. Errors of
 equivariance are those of random weights: the largest difference of the 24 rotations of the grid, relative to the
 largest output, on noise, and the relative L2 error of a turn by 40 degrees about an odd axis on a smooth input. What
-cannot be imported here is told in its row: escnn wants `lie_learn`, whose wheels want numpy 1. The published form and
+cannot be imported is told in its row: escnn wants `lie_learn`, whose wheels want numpy 1, so an environment of its own
+(``pip install 'numpy<2' escnn lie_learn einops``). The published form and
 e3nn's add a self-connection, which turns exactly and with fresh weights outweighs their kernels: what those do shows in
 the row without it.
 """
