@@ -149,10 +149,8 @@ def _forward(
     for number, source in enumerate(Source.of(x, coarse)):
         for part in way.slabs(source.shape, size[0]):
             target = sample_rows(output, number)[part]
-            if then is None:
-                way.forward(way.along_x(source, part), bias, target)
-                continue
-            convolved = target.new_empty(*target.shape[:3], mix.shape[2])
+            convolved = target if then is None else target.new_empty(*target.shape[:3], mix.shape[2])
             way.forward(way.along_x(source, part), bias, convolved)
-            then.forward(convolved.flatten(0, 2), target.flatten(0, 2))
+            if then is not None:
+                then.forward(convolved.flatten(0, 2), target.flatten(0, 2))
     return output

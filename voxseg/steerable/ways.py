@@ -55,8 +55,8 @@ class Way:
         return [slice(start, min(start + step, planes)) for start in range(0, planes, step)]
 
     def widest(self) -> int:
-        """Most channels of a volume on the grid of the output."""
-        raise NotImplementedError
+        """Most channels of a volume on the grid of the output; by default those of the output itself."""
+        return self.mix.shape[2]
 
     def reach(self, part: slice) -> tuple[int, int]:
         """First plane, and one past the last, of a sample that planes of the output see; also outside of it."""
@@ -121,10 +121,6 @@ class Way:
 
 class MixBefore(Way):
     """Channels are mixed before the convolutions along Z."""
-
-    def widest(self) -> int:
-        """Those of the output."""
-        return self.mix.shape[2]
 
     def forward(self, along_x: list[Tensor], bias: Tensor, target: Tensor) -> None:
         """Set ``target`` to ``sum_c Z_c (sum_ab (Y_b along_x_a) M_abc)``."""
