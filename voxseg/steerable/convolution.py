@@ -23,6 +23,7 @@ from .nonlinearity import GatedNorm
 from .resampling import beside_upsampled
 from .separable import MOMENTS, AxisTaps, Taps, separable_convolution, symmetric_padding
 from .spans import ChannelSpans
+from .uncompiled import uncompiled
 
 Group = Literal["SO3", "O3"]
 Triple = tuple[int, int, int]
@@ -96,7 +97,7 @@ class SteerableConv3d(nn.Module):
         self._coupled: dict[tuple[Lattice, torch.device], dict[str, Tensor]] = {}
         self.spans = self._channel_spans() if self.separable else None
 
-    @torch.compiler.disable  # the kernels depend on the grid by cached float arithmetic, which dynamo cannot trace
+    @uncompiled  # the kernels depend on the grid by cached float arithmetic, which dynamo cannot trace
     def forward(
         self,
         x: Tensor,

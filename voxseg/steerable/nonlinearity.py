@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from .fields import FieldType, Irrep
 from .layout import as_rows, as_volume
+from .uncompiled import uncompiled
 
 # Numbers of an intermediate matrix of `gated_norm`, 512 KiB in float32: the fastest of 2^15 to 2^21.
 _BLOCK_ELEMENTS = 2**17
@@ -127,7 +128,7 @@ class Gate(nn.Module):
         return as_volume(rows[:, self.gates :] * multiplier, (x.shape[0], *x.shape[2:]))
 
 
-@torch.compiler.disable  # a loop over blocks that the compiler would unroll
+@uncompiled  # a loop over blocks that the compiler would unroll
 def gated_norm(x: Tensor, norm: FieldNorm, gate: Gate) -> Tensor:
     """``gate(norm(x))`` for volumes whose scalars have no mean: what came before has done ``norm.centring``.
 
