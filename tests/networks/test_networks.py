@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from voxseg.errors import UserError
 from voxseg.networks import NetworkConfig, build_network, networks
 from voxseg.networks.unet import grids
-from voxseg.steerable import FieldType
+from voxseg.steerable import FieldType, ways
 from voxseg.testing import assert_equivariant, exact_error, grid_rotations, interpolated_error, rotation_matrix
 
 SMALL = {
@@ -119,7 +119,9 @@ def test_dense_network_equals_separable() -> None:
 
 
 @pytest.mark.parametrize("architecture", networks())
-def test_checkpointing_gives_the_same_gradients(architecture: str) -> None:
+def test_checkpointing_gives_the_same_gradients(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In slabs that do not hold the whole volume."""
+    monkeypatch.setattr(ways, "SLAB_ELEMENTS", 1)
     torch.manual_seed(1)
     x = torch.randn(2, 1, 12, 13, 12, dtype=torch.float64)
     gradients = []
@@ -136,7 +138,7 @@ def test_checkpointing_gives_the_same_gradients(architecture: str) -> None:
 def test_checkpointing_keeps_little_for_the_backward_pass(architecture: str) -> None:
     """Counted by what autograd packs, each piece of memory once; the default network.
 
-    What the skip connections, the outputs and the two coarsest levels take is kept either way.
+    What blocks give each other and the outputs take is kept either way, but for the first of a steerable network.
     """
     x = torch.randn(1, 1, 40, 40, 40)  # smaller ones are outweighed by the kernels
     kept: list[dict[int, int]] = []
@@ -155,7 +157,7 @@ def test_checkpointing_keeps_little_for_the_backward_pass(architecture: str) -> 
         kept[-1] = {place: count for place, count in kept[-1].items() if place not in weights}
         del outputs
     everything, less = (sum(count.values()) for count in kept)
-    assert less < (0.45 if architecture == "steerable_unet" else 0.6) * everything
+    assert less < 0.3 * everything
 
 
 @pytest.mark.parametrize("architecture", networks())

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from voxseg.networks import NetworkConfig, UNet
-from voxseg.networks.unet import Spacing, Triple, grids
+from voxseg.networks.unet import Heads, Spacing, Triple, grids
 from voxseg.steerable import FieldLinear, FieldNorm, FieldType, Gate, upsample
 from voxseg.steerable.layout import as_rows, as_volume
 from voxseg.testing import grid_rotations
@@ -239,7 +239,7 @@ class InteractionUNet(UNet):
             for block in stage.children():
                 block.grid = spacings[level]  # type: ignore[assignment]
 
-    def features(self, x: Tensor, levels: int = 1, head: nn.Module | None = None) -> list[Tensor]:
+    def features(self, x: Tensor, levels: int = 1, heads: Heads = ()) -> list[Tensor]:
         """As `UNet.features`."""
         if x.dim() != 5 or x.shape[1] != self.image.channels:
             raise ValueError(f"expected [B, {self.image.channels}, X, Y, Z], got {tuple(x.shape)}")
@@ -257,9 +257,8 @@ class InteractionUNet(UNet):
             for block in self.decoder[level].children():
                 x = block(x, places[level], places[level])
             decoded.append(x)
-        if head is not None:
-            decoded[-1] = head(decoded[-1])
-        return decoded[::-1][:levels]
+        decoded = decoded[::-1][:levels]
+        return [heads[level](x) if level < len(heads) else x for level, x in enumerate(decoded)]
 
 
 class NequIP(Baseline):

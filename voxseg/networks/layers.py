@@ -29,10 +29,6 @@ from .config import NetworkConfig
 # output keeps unit size.
 _GAIN = 5 / 3
 
-# With checkpointing the two finest levels alone are computed again: what all others keep is a twentieth of the memory,
-# and computing them a tenth of the time.
-RECOMPUTED_LEVELS = 2
-
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
@@ -107,7 +103,7 @@ class SteerableLayers:
             self.config.group,
             self.config.dense,
         )
-        recompute = self.config.checkpointing and level < RECOMPUTED_LEVELS and convolution.separable
+        recompute = self.config.checkpointing and convolution.separable
         return Block(convolution, _norm(gate.field_in), gate, recompute)
 
     def linear(self, field_in: FieldType, field_out: FieldType) -> nn.Module:

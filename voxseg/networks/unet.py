@@ -7,7 +7,7 @@ No volume is ever padded: a grid of n voxels becomes ``ceil(n / 2)`` and comes b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -17,10 +17,11 @@ from torch.utils.checkpoint import checkpoint
 
 from ..steerable import FieldType, Irrep, beside_upsampled, strides_for
 from .config import NetworkConfig
-from .layers import RECOMPUTED_LEVELS, Block
+from .layers import Block
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
+Heads = Sequence[nn.Module] | nn.ModuleList
 
 
 class LayerFactory(Protocol):
@@ -96,35 +97,35 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, deep_supervision: bool = False) -> Tensor | list[Tensor]:
         """Logits; with ``deep_supervision`` a list of logits, finest first, each on the grid of its level."""
-        finest, *coarser = self.features(x, len(self.logits) if deep_supervision else 1, self.logits[0])
-        if not deep_supervision:
-            return finest
-        return [finest, *(head(feature) for head, feature in zip(self.logits[1:], coarser, strict=True))]
+        levels = len(self.logits) if deep_supervision else 1
+        logits = self.features(x, levels, self.logits[:levels])
+        return logits if deep_supervision else logits[0]
 
     def forward_heads(self, x: Tensor) -> dict[str, Tensor]:
         """All outputs by name: ``segmentation`` and the config's further heads."""
         finest = self.features(x)[0]
         return {"segmentation": self.logits[0](finest)} | {name: head(finest) for name, head in self.heads.items()}
 
-    def features(self, x: Tensor, levels: int = 1, head: nn.Module | None = None) -> list[Tensor]:
+    def features(self, x: Tensor, levels: int = 1, heads: Heads = ()) -> list[Tensor]:
         """Decoder features of the ``levels`` finest grids, finest first: ``[B, C_level, ceil(X / 2^level), ...]``.
 
-        With a ``head``, the first is what it makes of the finest features, which then need never be whole.
+        With ``heads``, finest first, what they make of the features of their levels. The finest features then need
+        never be whole.
         """
         if x.dim() != 5 or x.shape[1] != self.image.channels:
             raise ValueError(f"expected [B, {self.image.channels}, X, Y, Z], got {tuple(x.shape)}")
         skips = []
-        for level, stage in enumerate(self.encoder):
-            x = self._run(level, stage, stage, x)
+        for stage in self.encoder:
+            x = self._run(stage, stage, x)
             skips.append(x)
-        decoded = [x]
-        for level in reversed(range(len(self.decoder))):
-            decode = partial(self._decode, level, None if level else head)
-            x = self._run(level, self.decoder[level], decode, skips.pop(level), x)
-            decoded.append(x)
-        if head is not None and not len(self.decoder):
-            decoded = [head(x)]
-        return decoded[::-1][:levels]
+        coarsest = len(self.decoder)
+        results = [heads[coarsest](x) if coarsest < len(heads) else x]
+        for level in reversed(range(coarsest)):
+            decode = partial(self._decode, level, heads[0] if heads and level == 0 else None)
+            x = self._run(self.decoder[level], decode, skips.pop(level), x)
+            # Before the finer levels, so that the backward pass makes the gradient of these features after theirs.
+            results.append(heads[level](x) if 0 < level < len(heads) else x)
+        return results[::-1][:levels]
 
     def _decode(self, level: int, head: nn.Module | None, skip: Tensor, x: Tensor) -> Tensor:
         """From the coarser features to those of a level, ``[B, C_level, grid of skip]``, or what a head makes of them.
@@ -144,10 +145,10 @@ class UNet(nn.Module):
         folded.requires_grad_(False)
         return folded.eval()
 
-    def _run(self, level: int, blocks: nn.Module, stage: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """Run a part of the network; with checkpointing, of all that a fine level computes only the result is kept."""
+    def _run(self, blocks: nn.Module, stage: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """Run a part of the network; with checkpointing, of all that it computes only the result is kept."""
         alone = all(isinstance(block, Block) and block.recompute for block in blocks.children())
-        if self.config.checkpointing and level < RECOMPUTED_LEVELS and torch.is_grad_enabled() and not alone:
+        if self.config.checkpointing and torch.is_grad_enabled() and not alone:
             result: Tensor = checkpoint(stage, *inputs, use_reentrant=False, preserve_rng_state=False)
             return result
         return stage(*inputs)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from voxseg.networks import NetworkConfig
-from voxseg.networks.layers import RECOMPUTED_LEVELS
 from voxseg.networks.unet import finest_field, grids
 from voxseg.steerable import FieldType, Gate
 from voxseg.steerable.ways import SLAB_ELEMENTS
@@ -78,14 +77,12 @@ def _held(config: NetworkConfig, size: Sequence[int]) -> float:
     linear = sum(FieldType(level).channels * v for level, v in zip(config.levels, voxels, strict=True))
     saved = [sum(block.saved for block in stage) for stage in stages]
     if config.checkpointing and config.separable:
-        # The finest logits come out of the block before them, whose features are not kept.
-        return linear - FieldType(config.levels[0]).channels * voxels[0] + sum(saved)
+        # The finest logits come out of the block before them, whose features are not kept, nor is what the first block
+        # makes of the scan: those who read it have it made again.
+        spared = 2 if len(config.levels) > 1 else 0
+        return linear + sum(saved) - spared * FieldType(config.levels[0]).channels * voxels[0]
     if config.checkpointing:
-        depth = len(config.levels)
-        levels = (*range(depth), *range(depth - 1))
-        again = [everything for everything, level in zip(saved, levels, strict=True) if level < RECOMPUTED_LEVELS]
-        entering = [stage[0].entering for stage, level in zip(stages, levels, strict=True) if level < RECOMPUTED_LEVELS]
-        return linear + sum(entering) + sum(saved) - sum(again) + max(again)
+        return linear + sum(stage[0].entering for stage in stages) + max(saved)
     return linear + sum(saved)
 
 
@@ -105,10 +102,9 @@ def _stages(config: NetworkConfig, size: Sequence[int]) -> Iterator[list[_Block]
     voxels = _voxels(config, size)
     for level, field in enumerate(fields):
         before = fields[level - 1] if level else FieldType(f"{config.in_channels}x0e")
-        finer = max(level - 1, 0)
-        first = _block(config, finer, before, field, voxels[finer], voxels[level])
+        first = _block(config, before, field, voxels[max(level - 1, 0)], voxels[level])
         others = config.encoder_convolutions[level] - 1
-        yield [first] + [_block(config, level, field, field, voxels[level], voxels[level])] * others
+        yield [first] + [_block(config, field, field, voxels[level], voxels[level])] * others
     for level in range(len(fields) - 1):
         count = config.decoder_convolutions[level]
         stage = []
@@ -116,13 +112,12 @@ def _stages(config: NetworkConfig, size: Sequence[int]) -> Iterator[list[_Block]
             last = index == count - 1 and level == 0
             field_out = finest_field(config) if last else fields[level]
             coarser = voxels[level + 1] if index == 0 else 0
-            stage.append(_block(config, level, fields[level], field_out, voxels[level], voxels[level], coarser))
+            stage.append(_block(config, fields[level], field_out, voxels[level], voxels[level], coarser))
         yield stage
 
 
 def _block(
     config: NetworkConfig,
-    level: int,
     field_in: FieldType,
     field_out: FieldType,
     before: int,
@@ -133,7 +128,6 @@ def _block(
 
     Args:
         config: the network.
-        level: of the input's grid.
         field_in: of the input, and of what is upsampled beside it.
         field_out: of the output.
         before: voxels of the input.
@@ -148,7 +142,7 @@ def _block(
         padded = entering * (1 + (config.plain_kernel - (1 if before == after else 2)) / side) ** 3
         return _Block(entering, padded + channels * after, entering + 2 * channels * after)
     leaving = Gate(field_out).field_in.channels * after
-    if config.checkpointing and config.separable and level < RECOMPUTED_LEVELS:
+    if config.checkpointing and config.separable:
         leaving = 0  # made again slab by slab
     slabs = (_SLABS if leaving else _SLABS + 2) * min(entering * (2 if coarser else 1), _SLAB)
     working = entering + leaving + slabs

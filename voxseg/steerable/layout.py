@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor
 
 
@@ -18,3 +20,8 @@ def as_volume(rows: Tensor, grid: tuple[int, ...]) -> Tensor:
 def sample_rows(volume: Tensor, number: int) -> Tensor:
     """One sample of ``[B, C, X, Y, Z]`` as ``[X, Y, Z, C]``, a view."""
     return volume[number].permute(1, 2, 3, 0)
+
+
+def samples(volume: Tensor) -> Iterator[Tensor]:
+    """Each sample of ``[B, C, X, Y, Z]`` as ``[X, Y, Z, C]``, views."""
+    return (sample_rows(volume, number) for number in range(len(volume)))

@@ -33,8 +33,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .axes import AxisTaps, symmetric_padding
-from .layout import as_volume, sample_rows
+from .layout import as_volume, sample_rows, samples
 from .nonlinearity import GatedNorm
+from .recipes import Recipe
 from .sources import Gradient, Source
 from .spans import ChannelSpans
 from .ways import MOMENTS, Taps, column_sums, sum_type, way_of
@@ -70,7 +71,12 @@ def separable_convolution(
     further = then.tensors if then is not None else ()
     with torch.autocast(x.device.type, enabled=False):  # it would upsample in float32
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, mix, bias, coarse, *further) if t is not None):
-            output: Tensor = _SeparableConvolution.apply(x, coarse, mix, bias, taps, spans, then, *further)
+            recipe = Recipe.of(x)
+            x = x.contiguous(memory_format=torch.channels_last_3d)
+            output: Tensor = _SeparableConvolution.apply(x, coarse, mix, bias, taps, spans, then, recipe, *further)
+            if then is not None and coarse is None and not x.requires_grad:
+                grid = (output.shape[2], output.shape[3], output.shape[4])
+                Recipe(x, way_of(mix, taps, spans), bias, then, grid).attach(output)
             return output
         return _forward(x, coarse, mix, bias, taps, spans, then)
 
@@ -86,12 +92,12 @@ class _SeparableConvolution(torch.autograd.Function):
         taps: Taps,
         spans: ChannelSpans | None,
         then: GatedNorm | None,
+        recipe: Recipe | None,
         *further: Tensor,
     ) -> Tensor:
         del further  # the tensors of `then`, given for their gradients
-        x = x.contiguous(memory_format=torch.channels_last_3d)
-        ctx.save_for_backward(x, coarse, mix, bias)
-        ctx.taps, ctx.spans, ctx.then = taps, spans, then
+        ctx.save_for_backward(None if recipe else x, coarse, mix, bias)
+        ctx.taps, ctx.spans, ctx.then, ctx.recipe, ctx.shape = taps, spans, then, recipe, x.shape
         return _forward(x, coarse, mix, bias, taps, spans, then)
 
     @staticmethod
@@ -106,8 +112,9 @@ class _SeparableConvolution(torch.autograd.Function):
         mix_gradient = way.mix.new_zeros(way.mix.shape, dtype=sum_type(mix)) if for_mix else None
         bias_gradient = bias.new_zeros(bias.shape, dtype=sum_type(bias))
         further_gradients = [tensor.new_zeros(tensor.shape, dtype=sum_type(tensor)) for tensor in further]
-        gradient = Gradient(x, coarse) if for_x or for_coarse else None
-        for number, source in enumerate(Source.of(x, coarse)):
+        gradient = Gradient(ctx.shape, coarse, cotangent) if for_x or for_coarse else None
+        recipe: Recipe | None = ctx.recipe
+        for number, source in enumerate(Source.of(recipe.samples() if recipe else samples(x), coarse)):
             for part in way.slabs(source.shape, cotangent.shape[2]):
                 along_x = way.along_x(source, part) if mix_gradient is not None or then is not None else None
                 rows = sample_rows(cotangent, number)[part]
@@ -128,7 +135,7 @@ class _SeparableConvolution(torch.autograd.Function):
         x_gradient, coarse_gradient = (None, None) if gradient is None else (gradient.fine, gradient.coarse)
         ours = (x_gradient, coarse_gradient, mix_gradient, bias_gradient.to(bias.dtype) if for_bias else None)
         theirs = (g.to(tensor.dtype) for g, tensor in zip(further_gradients, further, strict=True))
-        return (*ours, None, None, None, *theirs)
+        return (*ours, None, None, None, None, *theirs)
 
 
 def _forward(
@@ -146,7 +153,7 @@ def _forward(
     size = [t.output_size(n) for t, n in zip(taps, x.shape[2:], strict=True)]
     channels = mix.shape[2] if then is None else then.channels
     output = as_volume(x.new_empty(x.shape[0] * math.prod(size), channels), (x.shape[0], *size))
-    for number, source in enumerate(Source.of(x, coarse)):
+    for number, source in enumerate(Source.of(samples(x), coarse)):
         for part in way.slabs(source.shape, size[0]):
             target = sample_rows(output, number)[part]
             convolved = target if then is None else target.new_empty(*target.shape[:3], mix.shape[2])

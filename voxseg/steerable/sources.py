@@ -7,14 +7,27 @@ training step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .layout import sample_rows
+from .layout import as_volume, sample_rows
 from .resampling import add_upsample_adjoint, upsample_planes
+
+
+class Planes(Protocol):
+    """``[X, Y, Z, C]``, of which a few planes along X are read at a time; a tensor, or what makes them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(X, Y, Z, C)``."""
+
+    def __getitem__(self, planes: slice, /) -> Tensor:
+        """``[n, Y, Z, C]``."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +39,14 @@ class Source:
         coarse: ``[1, C', X', Y', Z']``, to be upsampled to the grid of ``fine``; its channels are the last.
     """
 
-    fine: Tensor
+    fine: Planes
     coarse: Tensor | None
 
     @classmethod
-    def of(cls, fine: Tensor, coarse: Tensor | None) -> Iterator[Source]:
-        """Each sample of volumes ``[B, C, X, Y, Z]``, sharing their memory."""
-        for number in range(len(fine)):
-            yield cls(sample_rows(fine, number), None if coarse is None else coarse[number : number + 1])
+    def of(cls, fine: Iterable[Planes], coarse: Tensor | None) -> Iterator[Source]:
+        """Of each sample of ``fine``, and of ``coarse``, ``[B, C', X', Y', Z']``, whose memory is shared."""
+        for number, sample in enumerate(fine):
+            yield cls(sample, None if coarse is None else coarse[number : number + 1])
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -54,18 +67,20 @@ class Gradient:
     """The gradients of the volumes that a convolution reads.
 
     Args:
-        fine: ``[B, C, X, Y, Z]``.
+        shape: of the fine volume, ``[B, C, X, Y, Z]``.
         coarse: ``[B, C', X', Y', Z']`` or nothing.
+        like: has the type and the device of both.
 
     Attributes:
-        fine: the gradient of ``fine``, once all planes have been added.
+        fine: the gradient of the fine volume, once all planes have been added.
         coarse: that of ``coarse``.
     """
 
-    def __init__(self, fine: Tensor, coarse: Tensor | None) -> None:
-        self.fine = torch.empty_like(fine, memory_format=torch.channels_last_3d)
+    def __init__(self, shape: tuple[int, ...], coarse: Tensor | None, like: Tensor) -> None:
+        batch, channels, *grid = shape
+        self.fine = as_volume(like.new_empty(batch * math.prod(grid), channels), (batch, *grid))
         self.coarse = None if coarse is None else torch.zeros_like(coarse, memory_format=torch.channels_last_3d)
-        self._reached = [0] * len(fine)  # planes of each sample that have been set
+        self._reached = [0] * batch  # planes of each sample that have been set
 
     def add(self, number: int, first: int, planes: Tensor) -> None:
         """Add to a sample.

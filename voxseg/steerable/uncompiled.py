@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def uncompiled(function: Callable[P, T]) -> Callable[P, T]:
-    """As `torch.compiler.disable`, which imports the compiler where it is written: 1.5 s that only those who compile pay.
+    """`torch.compiler.disable`, which imports the compiler where it is written: 1.5 s for those who compile alone.
 
     Args:
         function: runs as it is written, in a compiled network too.

@@ -94,8 +94,11 @@ class Way:
         band = self.band(part, low, high)
         if self.spans.trivial:
             return list((band.flatten(0, 1) @ slab.flatten(1)).view(3, -1, *slab.shape[1:]))
-        parts = [_channels(slab, span) for span in self.spans.x]
-        return [(matrix @ x.flatten(1)).view(-1, *x.shape[1:]) for matrix, x in zip(band, parts, strict=True)]
+        grid = slab.shape[1:3]
+        return [
+            (matrix @ _channels(slab, span).flatten(1)).view(-1, *grid, span.stop - span.start)
+            for matrix, span in zip(band, self.spans.x, strict=True)
+        ]
 
     def back_along_x(self, parts: list[Tensor], source: Source, part: slice) -> Tensor:
         """The adjoint of :meth:`along_x` onto the planes of the sample that were seen; frees the parts on the way."""
