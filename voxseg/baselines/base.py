@@ -12,12 +12,9 @@ from voxseg.networks import NetworkConfig
 from voxseg.networks.unet import Triple
 from voxseg.testing import grid_rotations
 
-__all__ = ["GAIN", "Baseline", "Group", "sampled", "skeleton"]
+__all__ = ["Baseline", "Group", "sampled", "skeleton"]
 
 Group = Literal["SO3", "O3"]
-
-GAIN = 5 / 3
-"""An activation leaves about 0.6 of unit size: what comes before it starts with the inverse."""
 
 
 class Baseline(nn.Module):

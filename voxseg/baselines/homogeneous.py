@@ -32,10 +32,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from voxseg.networks.layers import GAIN
 from voxseg.steerable import upsample
 from voxseg.testing import grid_rotations
 
-from .base import GAIN, Baseline
+from .base import Baseline
 from .finite_groups import FiniteRepresentation, finite_group, representation
 from .intertwiners import KernelSpace, kernel_space
 

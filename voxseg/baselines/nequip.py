@@ -32,12 +32,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from voxseg.networks import NetworkConfig, UNet
+from voxseg.networks.layers import GAIN
 from voxseg.networks.unet import Heads, Spacing, Triple, grids
 from voxseg.steerable import FieldLinear, FieldNorm, FieldType, Gate, upsample
 from voxseg.steerable.layout import as_rows, as_volume
 from voxseg.testing import grid_rotations
 
-from .base import GAIN, Baseline, Group, sampled, skeleton
+from .base import Baseline, Group, sampled, skeleton
 from .messages import Graph, Messages
 from .quadrature import trained_on
 

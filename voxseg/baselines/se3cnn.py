@@ -36,6 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from voxseg.networks import UNet
+from voxseg.networks.layers import GAIN
 from voxseg.networks.unet import Spacing, Triple
 from voxseg.steerable import (
     FieldLinear,
@@ -52,7 +53,7 @@ from voxseg.steerable.bases import lattice_for, tap_positions
 from voxseg.steerable.separable import symmetric_padding
 from voxseg.testing import grid_rotations
 
-from .base import GAIN, Baseline, Group, skeleton
+from .base import Baseline, Group, skeleton
 
 __all__ = ["SE3CNN", "GaussianShells", "NormNonLinearity", "SE3Layers", "SmoothStride"]
 

@@ -18,15 +18,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from voxseg.data._intensity import WHITE
 from voxseg.data._spatial import uniform
+from voxseg.data.relaxation import relaxation
 
 __all__ = ["draw_signal"]
 
-FLUID = 4300.0
+FLUID = float(relaxation(np.array([24]))[0, 0])
 """T1 of cerebrospinal fluid, in ms."""
 
 FLUID_T1 = 2000.0

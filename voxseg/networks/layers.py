@@ -25,9 +25,8 @@ from ..steerable import (
 )
 from .config import NetworkConfig
 
-# A gate or SiLU leaves about 0.6 of a field of unit size: the norm before it starts with the inverse, so that a block's
-# output keeps unit size.
-_GAIN = 5 / 3
+GAIN = 5 / 3
+"""A gate or SiLU leaves about 0.6 of a field of unit size: what comes before it starts with the inverse."""
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -139,7 +138,7 @@ class PlainLayers:
 
 def _norm(field: FieldType) -> FieldNorm:
     norm = FieldNorm(field)
-    nn.init.constant_(norm.scale, _GAIN)
+    nn.init.constant_(norm.scale, GAIN)
     return norm
 
 

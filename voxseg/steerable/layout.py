@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 
@@ -25,3 +26,8 @@ def sample_rows(volume: Tensor, number: int) -> Tensor:
 def samples(volume: Tensor) -> Iterator[Tensor]:
     """Each sample of ``[B, C, X, Y, Z]`` as ``[X, Y, Z, C]``, views."""
     return (sample_rows(volume, number) for number in range(len(volume)))
+
+
+def sum_type(dtype: torch.dtype) -> torch.dtype:
+    """In which sums over many numbers of a type are kept, and the statistics of a voxel."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .fields import FieldType, Irrep
-from .layout import as_rows, as_volume
+from .layout import as_rows, as_volume, sum_type
 from .uncompiled import uncompiled
 
 # Numbers of an intermediate matrix of `gated_norm`, 512 KiB in float32: the fastest of 2^15 to 2^21.
@@ -174,7 +174,7 @@ class GatedNorm:
     @classmethod
     def of(cls, norm: FieldNorm, gate: Gate, head: Affine | None, dtype: torch.dtype) -> GatedNorm:
         """For rows of some type, with the present weights; ``head`` maps the channels that come out of the gate."""
-        accurate = torch.float64 if dtype == torch.float64 else torch.float32
+        accurate = sum_type(dtype)
         affine = None
         if head is not None:
             matrix, bias = head.affine()

@@ -33,12 +33,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .axes import AxisTaps, symmetric_padding
-from .layout import as_volume, sample_rows, samples
+from .layout import as_volume, sample_rows, samples, sum_type
 from .nonlinearity import GatedNorm
 from .recipes import Recipe
 from .sources import Gradient, Source
 from .spans import ChannelSpans
-from .ways import MOMENTS, Taps, column_sums, sum_type, way_of
+from .ways import MOMENTS, Taps, column_sums, way_of
 
 __all__ = ["MOMENTS", "AxisTaps", "Taps", "separable_convolution", "symmetric_padding"]
 
@@ -109,9 +109,9 @@ class _SeparableConvolution(torch.autograd.Function):
         further = then.tensors if then is not None else ()
         cotangent = cotangent.contiguous(memory_format=torch.channels_last_3d)
         way = way_of(mix, ctx.taps, ctx.spans)
-        mix_gradient = way.mix.new_zeros(way.mix.shape, dtype=sum_type(mix)) if for_mix else None
-        bias_gradient = bias.new_zeros(bias.shape, dtype=sum_type(bias))
-        further_gradients = [tensor.new_zeros(tensor.shape, dtype=sum_type(tensor)) for tensor in further]
+        mix_gradient = way.mix.new_zeros(way.mix.shape, dtype=sum_type(mix.dtype)) if for_mix else None
+        bias_gradient = bias.new_zeros(bias.shape, dtype=sum_type(bias.dtype))
+        further_gradients = [tensor.new_zeros(tensor.shape, dtype=sum_type(tensor.dtype)) for tensor in further]
         gradient = Gradient(ctx.shape, coarse, cotangent) if for_x or for_coarse else None
         recipe: Recipe | None = ctx.recipe
         for number, source in enumerate(Source.of(recipe.samples() if recipe else samples(x), coarse)):

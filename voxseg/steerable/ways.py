@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .axes import AxisTaps, adjoint, along
+from .layout import sum_type
 from .sources import Source
 from .spans import ChannelSpans
 
@@ -285,17 +286,12 @@ def column_sums(rows: Tensor) -> Tensor:
     return torch.mv(rows.T, rows.new_ones(rows.shape[0]))
 
 
-def sum_type(x: Tensor) -> torch.dtype:
-    """In which sums over many voxels are kept."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 def _inner(left: Tensor, columns: slice, right: Tensor) -> Tensor:
     """``left[:, columns]^T right`` for two tall matrices, in blocks: as one product it would run on a single core."""
     block = 512
     whole = left.shape[0] // block * block
     if not whole:
-        return (left[:, columns].T @ right).to(sum_type(left))
+        return (left[:, columns].T @ right).to(sum_type(left.dtype))
     blocks = left[:whole].view(-1, block, left.shape[1])[..., columns]
-    product = torch.bmm(blocks.mT, right[:whole].view(-1, block, right.shape[1])).sum(0, dtype=sum_type(left))
+    product = torch.bmm(blocks.mT, right[:whole].view(-1, block, right.shape[1])).sum(0, dtype=sum_type(left.dtype))
     return product if whole == left.shape[0] else product + left[whole:, columns].T @ right[whole:]
