@@ -20,7 +20,8 @@ again and then back. Both passes go through the volume slab by slab along X, so 
 output does not grow with the volume. Where features of a coarser grid are to be upsampled and set beside those of the
 finer one, that too is done slab by slab, in both passes: neither of the two large volumes is ever whole. And so is what
 follows at each voxel, norm, gate and the mixing into logits, where it is given: the convolution's own output is never
-whole either, nor kept, but computed again in the backward pass.
+whole either, nor kept, but computed again in the backward pass. What came of a volume without gradient, a scan, in this
+way is not kept by the convolution that reads it either (:mod:`.recipes`).
 """
 
 from __future__ import annotations
