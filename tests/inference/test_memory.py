@@ -123,7 +123,7 @@ print(json.dumps(told))
 
 
 @linux
-@pytest.mark.parametrize("limit", [0.95e9, 4.0e9])  # away from where the number of windows changes
+@pytest.mark.parametrize("limit", [0.98e9, 4.0e9])  # away from where the number of windows changes
 def test_the_plan_says_what_is_taken(case, limit):
     told = output_of([sys.executable, "-c", PLANNED, str(case), str(int(limit))])
     first, second = json.loads(told)
