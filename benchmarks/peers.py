@@ -96,9 +96,11 @@ PARTS = {"layers": LAYERS, "networks": NETWORKS}
 # What an input has, and what comes out.
 FIELDS = {"layers": (FIELD, FIELD), "networks": (FieldType("1x0e"), FieldType(f"{CLASSES}x0e"))}
 TURNED = {"layers": 24, "networks": 32}
-"""Voxels along each axis of what is turned; SwinUNETR takes multiples of 32."""
+"""Voxels along each axis of what is turned."""
 SMALLEST = {"layers": 8, "networks": 32}
 """Voxels along each axis of a first pass, which loads what is loaded once."""
+LEAST = {"MONAI SwinUNETR": 64}
+"""Voxels along each axis that a row needs: this one normalises over a grid of a 32nd, where a single voxel is too few."""
 
 
 class Peer:
@@ -157,7 +159,7 @@ class Peer:
 def peak_memory(part: str, name: str, layout: str, size: int) -> list[int]:
     """Bytes of a forward pass and of a training pass at their peak, in this process, which has to be fresh."""
     peer = Peer(part, name, layout)
-    for run in peer.passes(min(size, SMALLEST[part])).values():
+    for run in peer.passes(min(size, max(SMALLEST[part], LEAST.get(name, 0)))).values():
         run()
     return [peak_above(run) for run in peer.passes(size).values()]
 
@@ -204,14 +206,14 @@ def table(part: str, arguments: argparse.Namespace) -> None:
         for direction in ("forward", "backward"):
             took = seconds[f"{name}/{direction}"]
             cells += [f"{took:.3f}", f"{took / seconds[f'{first}/{direction}']:.1f}"]
-        exact, between = peer.errors(min(TURNED[part], arguments.size))
+        exact, between = peer.errors(min(max(TURNED[part], LEAST.get(name, 0)), arguments.size))
         cells += [*(f"{int(amount) / 1e6:.0f}" for amount in memory), f"{exact:.0e}", f"{between:.3f}"]
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=64, help="voxels along each axis; networks need a multiple of 32")
+    parser.add_argument("--size", type=int, default=64, help="voxels along each axis; networks need a multiple of 32 above 32")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
@@ -224,8 +226,8 @@ def main() -> None:
         torch.set_num_threads(1)
         print(*peak_memory(*arguments.memory_of, arguments.size))
         return
-    if "networks" in arguments.part and arguments.size % 32:
-        parser.error("--size: SwinUNETR takes multiples of 32 alone; leave it out with --part layers")
+    if "networks" in arguments.part and (arguments.size % 32 or arguments.size < 64):
+        parser.error("--size: SwinUNETR takes multiples of 32 above 32 alone; leave it out with --part layers")
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     clock = "seconds of the processor" if arguments.cpu_time else "seconds"
