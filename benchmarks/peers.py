@@ -100,7 +100,7 @@ TURNED = {"layers": 24, "networks": 32}
 SMALLEST = {"layers": 8, "networks": 32}
 """Voxels along each axis of a first pass, which loads what is loaded once."""
 LEAST = {"MONAI SwinUNETR": 64}
-"""Voxels along each axis that a row needs: this one normalises over a grid of a 32nd, where a single voxel is too few."""
+"""Voxels along each axis that a row needs: this one normalises over a grid of a 32nd, where one voxel is too few."""
 
 
 class Peer:
@@ -213,7 +213,9 @@ def table(part: str, arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=64, help="voxels along each axis; networks need a multiple of 32 above 32")
+    parser.add_argument(
+        "--size", type=int, default=64, help="voxels along each axis; networks need a multiple of 32 above 32"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
