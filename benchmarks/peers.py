@@ -103,6 +103,11 @@ LEAST = {"MONAI SwinUNETR": 64}
 """Voxels along each axis that a row needs: this one normalises over a grid of a 32nd, where one voxel is too few."""
 
 
+def needed(size: int, name: str) -> int:
+    """So many voxels along each axis, or as many as a row needs."""
+    return max(size, LEAST.get(name, 0))
+
+
 class Peer:
     """A row of a table: a module with random weights, for training and for inference, in one memory layout."""
 
@@ -159,7 +164,7 @@ class Peer:
 def peak_memory(part: str, name: str, layout: str, size: int) -> list[int]:
     """Bytes of a forward pass and of a training pass at their peak, in this process, which has to be fresh."""
     peer = Peer(part, name, layout)
-    for run in peer.passes(min(size, max(SMALLEST[part], LEAST.get(name, 0)))).values():
+    for run in peer.passes(min(size, needed(SMALLEST[part], name))).values():
         run()
     return [peak_above(run) for run in peer.passes(size).values()]
 
@@ -206,7 +211,7 @@ def table(part: str, arguments: argparse.Namespace) -> None:
         for direction in ("forward", "backward"):
             took = seconds[f"{name}/{direction}"]
             cells += [f"{took:.3f}", f"{took / seconds[f'{first}/{direction}']:.1f}"]
-        exact, between = peer.errors(min(max(TURNED[part], LEAST.get(name, 0)), arguments.size))
+        exact, between = peer.errors(min(arguments.size, needed(TURNED[part], name)))
         cells += [*(f"{int(amount) / 1e6:.0f}" for amount in memory), f"{exact:.0e}", f"{between:.3f}"]
         print(f"| {' | '.join(cells)} |", flush=True)
 

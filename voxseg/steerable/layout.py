@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -16,6 +17,11 @@ def as_rows(volume: Tensor) -> Tensor:
 def as_volume(rows: Tensor, grid: tuple[int, ...]) -> Tensor:
     """``[B X Y Z, C]`` as ``[B, C, X, Y, Z]`` in channels-last order, for a grid ``(B, X, Y, Z)``; a view."""
     return rows.view(*grid, rows.shape[1]).permute(0, 4, 1, 2, 3)
+
+
+def empty_volume(like: Tensor, channels: int, grid: tuple[int, ...]) -> Tensor:
+    """``[B, C, X, Y, Z]`` in channels-last order with the type and the device of another, not set."""
+    return as_volume(like.new_empty(math.prod(grid), channels), grid)
 
 
 def sample_rows(volume: Tensor, number: int) -> Tensor:

@@ -82,7 +82,15 @@ class RemadePlanes:
         recipe = self._recipe
         result = recipe.x.new_empty(max(planes.stop - planes.start, 0), *self.shape[1:])
         if len(result):
-            convolved = result.new_empty(*result.shape[:3], recipe.way.mix.shape[2])
-            recipe.way.forward(recipe.way.along_x(self._source, planes), recipe.bias, convolved)
-            recipe.then.forward(convolved.flatten(0, 2), result.flatten(0, 2))
+            convolve_slab(recipe.way, self._source, planes, recipe.bias, recipe.then, result)
         return result
+
+
+def convolve_slab(
+    way: MixBefore | MixAfter, source: Source, part: slice, bias: Tensor, then: GatedNorm | None, target: Tensor
+) -> None:
+    """Set ``target``, ``[n, Y, Z, C]``, to planes of a convolution's output, and what is done with its voxels."""
+    convolved = target if then is None else target.new_empty(*target.shape[:3], way.mix.shape[2])
+    way.forward(way.along_x(source, part), bias, convolved)
+    if then is not None:
+        then.forward(convolved.flatten(0, 2), target.flatten(0, 2))

@@ -26,7 +26,6 @@ way is not kept by the convolution that reads it either (:mod:`.recipes`).
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -34,9 +33,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .axes import AxisTaps, symmetric_padding
-from .layout import as_volume, sample_rows, samples, sum_type
+from .layout import empty_volume, sample_rows, samples, sum_type
 from .nonlinearity import GatedNorm
-from .recipes import Recipe
+from .recipes import Recipe, convolve_slab
 from .sources import Gradient, Source
 from .spans import ChannelSpans
 from .ways import MOMENTS, Taps, column_sums, way_of
@@ -153,12 +152,8 @@ def _forward(
     way = way_of(mix, taps, spans)
     size = [t.output_size(n) for t, n in zip(taps, x.shape[2:], strict=True)]
     channels = mix.shape[2] if then is None else then.channels
-    output = as_volume(x.new_empty(x.shape[0] * math.prod(size), channels), (x.shape[0], *size))
+    output = empty_volume(x, channels, (x.shape[0], *size))
     for number, source in enumerate(Source.of(samples(x), coarse)):
         for part in way.slabs(source.shape, size[0]):
-            target = sample_rows(output, number)[part]
-            convolved = target if then is None else target.new_empty(*target.shape[:3], mix.shape[2])
-            way.forward(way.along_x(source, part), bias, convolved)
-            if then is not None:
-                then.forward(convolved.flatten(0, 2), target.flatten(0, 2))
+            convolve_slab(way, source, part, bias, then, sample_rows(output, number)[part])
     return output

@@ -7,7 +7,6 @@ training step.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .layout import as_volume, sample_rows
+from .layout import empty_volume, sample_rows
 from .resampling import add_upsample_adjoint, upsample_planes
 
 
@@ -78,7 +77,7 @@ class Gradient:
 
     def __init__(self, shape: tuple[int, ...], coarse: Tensor | None, like: Tensor) -> None:
         batch, channels, *grid = shape
-        self.fine = as_volume(like.new_empty(batch * math.prod(grid), channels), (batch, *grid))
+        self.fine = empty_volume(like, channels, (batch, *grid))
         self.coarse = None if coarse is None else torch.zeros_like(coarse, memory_format=torch.channels_last_3d)
         self._reached = [0] * batch  # planes of each sample that have been set
 
