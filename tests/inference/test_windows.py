@@ -1,4 +1,5 @@
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -84,3 +85,25 @@ def test_planes_are_those_of_the_whole(axis, window):
     assert done[-1] == 1
     assert len(calls) == count or window != (50, 50, 50)
     assert len(calls) < count or window != (16, 16, 16)  # empty space is asked about once
+
+
+def test_results_are_let_go_of():
+    """Of all that a network has given, only what stands for empty space is still held when the next window is due."""
+    image = torch.randn(1, 1, 40, 24, 24)
+    image[:, :, :16] = 0
+    given = []
+
+    def predict(part):
+        held = sum(reference() is not None for reference in given)
+        result = part + 1
+        given.append(weakref.ref(result))
+        counts.append(held)
+        return result
+
+    counts = []
+    for _ in in_planes(predict, image, (16, 16, 16), 1):
+        pass
+    assert max(counts) == 1  # the empty one
+    counts.clear(), given.clear()
+    in_windows(predict, image, (16, 16, 16), 1)
+    assert max(counts) == 0

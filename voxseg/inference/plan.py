@@ -88,8 +88,10 @@ def network_stage_bytes(
         # Features and probabilities; then probabilities and the pieces of what was found in them.
         return NETWORK_CONSTANT + voxels * max(voxel, 4 * classes + 16 * pieces)
     row = voxels // shape[axis] * min(window[axis], shape[axis])
-    # Sums and weights of a row of windows and what is done with its result, while marks of what was found gather.
-    running = NETWORK_CONSTANT + int(FRAGMENTS * (math.prod(window) * voxel + row * (4 * classes + 13)))
+    # Features, and probabilities of empty space that are kept; sums and weights of a row of windows and what is done
+    # with its result, while marks of what was found gather.
+    held = math.prod(window) * (voxel + 4 * classes) + row * (4 * classes + 13)
+    running = NETWORK_CONSTANT + int(FRAGMENTS * held)
     return running if not pieces else max(running + voxels, 9 * voxels)
 
 
@@ -127,8 +129,10 @@ def choose_run(
     def fits(candidate: Run) -> bool:
         if on_device is None:
             return candidate.bytes <= allowed
-        network = math.prod(candidate.window or shape) * voxel + NETWORK_CONSTANT
-        return network <= on_device and candidate.bytes - network <= allowed
+        part = math.prod(candidate.window or shape)
+        network = part * voxel + NETWORK_CONSTANT
+        result = 4 * classes * part  # comes over from the device
+        return network <= on_device and candidate.bytes - network + result <= allowed
 
     if side is not None:
         x, y, z = (min(n, side) for n in shape)

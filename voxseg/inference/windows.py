@@ -82,8 +82,9 @@ def in_windows(
     for done, corner in enumerate(corners, start=1):
         x, y, z = (slice(start, start + w) for start, w in zip(corner, size, strict=True))
         output = predict(image[:, :, x, y, z]).to(image.device, torch.float32)
-        result[:, :, x, y, z] += output * weights
+        result[:, :, x, y, z].addcmul_(output, weights)
         total[x, y, z] += weights
+        del output  # not beside the features of the next window
         progress(done / len(corners))
     return result.div_(total)
 
@@ -134,8 +135,9 @@ def in_planes(
                 output = output[0].permute(0, *(1 + a for a in order))
                 if empty is None and not part.any():
                     empty = output
-            sums[:, :, u, v] += output * weights
+            sums[:, :, u, v].addcmul_(output, weights)
             total[:, u, v] += weights
+            del output  # as above
             done += 1
             progress(done / count)
         finished = following - start
