@@ -57,7 +57,9 @@ def peak_above(run: Callable[[], object]) -> int:
 
 
 def in_child(program: str, *arguments: str) -> str:
-    """What a program prints in a process of its own, on one thread, where freed memory goes back to the system.
+    """What a program prints in a process of its own, where freed memory goes back to the system.
+
+    It runs on one thread unless it sets another number itself.
 
     Raises:
         RuntimeError: if it fails, with what it said.

@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--memory-of", choices=VARIANTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
-        torch.set_num_threads(1)
+        torch.set_num_threads(arguments.threads[0])
         print(peak_memory(arguments.memory_of, arguments.network, arguments.size, arguments.precision[0]))
         return
     keep_freed_memory()
@@ -102,9 +102,10 @@ def main() -> None:
     print(f"{arguments.network} network, {arguments.size}^3 voxels, medians of {arguments.rounds} rounds ({clock})")
     for precision in arguments.precision:
         given = ["--network", arguments.network, "--size", str(arguments.size), "--precision", precision]
-        memory = {name: int(in_child(__file__, *given, "--memory-of", name)) for name in arguments.variants}
         for threads in arguments.threads:
             torch.set_num_threads(threads)
+            of = [*given, "--threads", str(threads), "--memory-of"]
+            memory = {name: int(in_child(__file__, *of, name)) for name in arguments.variants}
             seconds = {
                 name: statistics.median(s) for name, s in times(arguments.variants, arguments, precision).items()
             }

@@ -242,15 +242,25 @@ def test_slabs_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("channels_in", "channels_out"), [(1, 24), (4, 36), (40, 8)])
-def test_no_volume_of_a_slab_is_large(channels_in: int, channels_out: int, stride: int) -> None:
+@pytest.mark.parametrize(("threads", "thin", "shares"), [(1, False, 1), (2, False, 2), (64, False, 4), (64, True, 1)])
+def test_no_volume_of_a_slab_is_large(
+    monkeypatch: pytest.MonkeyPatch,
+    channels_in: int,
+    channels_out: int,
+    stride: int,
+    threads: int,
+    thin: bool,
+    shares: int,
+) -> None:
     """Neither what goes in nor the ten responses nor what comes out; a slab has a few planes at least."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     axis = AxisTaps(SolidHarmonicBasis(0.8, 1.0).taps(1.0, stride == 1), stride)
     way = ways.way_of(torch.zeros(10, channels_in, channels_out), (axis, axis, axis), None)
-    slabs = way.slabs((64, 64, 64, channels_in), 64 // stride)
+    slabs = way.slabs((64, 64, 64, channels_in), 64 // stride, thin)
     assert [plane for part in slabs for plane in range(64 // stride)[part]] == list(range(64 // stride))
     responses = 10 * channels_in if isinstance(way, ways.MixAfter) else 0
     plane = max(64 * 64 * channels_in * stride, (64 // stride) ** 2 * max(channels_out, responses))
-    assert max(part.stop - part.start for part in slabs) <= max(ways.SLAB_ELEMENTS // plane, 4)
+    assert max(part.stop - part.start for part in slabs) <= max(shares * ways.SLAB_ELEMENTS // plane, 4)
 
 
 @pytest.mark.parametrize("basis", ["solid_harmonic", "shells"])

@@ -14,8 +14,8 @@ from voxseg.steerable.ways import SLAB_ELEMENTS
 __all__ = ["saved_bytes", "training_bytes"]
 
 _SLABS, _SLAB = 7, SLAB_ELEMENTS
-"""Parts of a convolution's input that its backward pass holds at a time, and the most numbers of each: three moments
-along X of the input, three of what comes back, and the gradient itself (`voxseg.steerable.ways`)."""
+"""Parts of a convolution's input that its backward pass holds at a time, and the most numbers of each on one thread:
+three moments along X of the input, three of what comes back, and the gradient itself (`voxseg.steerable.ways`)."""
 
 _LOW_PRECISION = 35e6
 """Bytes that 16-bit convolutions take for themselves on a CPU, measured."""

@@ -74,7 +74,7 @@ def along(
         image = volume.reshape(1 if axis == 0 else shape[0], shape[axis], -1, lanes)
         window, step, border = (len(kernel), 1), (stride, 1), (padding, 0)
     channels = image.shape[3]
-    weight = kernel.view(1, 1, *window).repeat(channels, 1, 1, 1)
+    weight = kernel.view(1, 1, *window).expand(channels, 1, *window).contiguous()
     result = F.conv2d(image.permute(0, 3, 1, 2), weight, bias, step, border, 1, channels)
     shape[axis] = result.shape[3] if axis == 2 else result.shape[2]
     return result.permute(0, 2, 3, 1).reshape(shape)

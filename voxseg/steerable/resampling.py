@@ -39,12 +39,7 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
                 f"an axis of {n} samples cannot come from {target} by a stride of 1 or 2 "
                 f"(sizes {current} to {tuple(size)})"
             )
-    between = [target if target == 2 * n else n for n, target in zip(current, size, strict=True)]
-    if between != list(current):
-        x = F.interpolate(x, size=between, mode="trilinear", align_corners=False)
-    if between != list(size):
-        x = F.interpolate(x, size=list(size), mode="trilinear", align_corners=True)
-    return x
+    return _interpolated(x, size, "trilinear")
 
 
 def beside_upsampled(x: Tensor, coarse: Tensor | None) -> Tensor:
@@ -53,10 +48,39 @@ def beside_upsampled(x: Tensor, coarse: Tensor | None) -> Tensor:
 
 
 def upsample_planes(x: Tensor, size: Sequence[int], first: int, last: int) -> Tensor:
-    """Planes ``first`` to ``last - 1`` along X of ``upsample(x, size)``, from the planes of ``x`` that they see."""
-    seen, span = _seen(x.shape[2], size[0], first, last)
-    part = upsample(x[:, :, seen], (span.stop - span.start, *size[1:]))
-    return part[:, :, first - span.start : last - span.start]
+    """Planes ``first`` to ``last - 1`` along X of ``upsample(x, size)``, for one sample with its channels last.
+
+    First along X and then across, plane by plane: PyTorch interpolates volumes on as many threads as there are samples,
+    which is one here, and planes on all of them.
+
+    Args:
+        x: ``[X, Y, Z, C]``.
+        size: ``X', Y', Z'`` of the finer grid.
+        first: the first of the planes.
+        last: one past the last.
+
+    Returns:
+        ``[last - first, Y', Z', C]``.
+    """
+    if size[0] != len(x):
+        place = torch.arange(first, last, device=x.device) / 2 - (0.25 if size[0] == 2 * len(x) else 0)
+        low = place.floor()
+        share = (place - low).to(x.dtype).view(-1, 1, 1, 1)
+        below, above = (index.long().clamp(0, len(x) - 1) for index in (low, low + 1))
+        planes = torch.lerp(x[below], x[above], share)
+    else:
+        planes = x[first:last]
+    return _interpolated(planes.permute(0, 3, 1, 2), size[1:], "bilinear").permute(0, 2, 3, 1)
+
+
+def _interpolated(x: Tensor, size: Sequence[int], mode: str) -> Tensor:
+    """``[B, C, ...]`` with its last axes at their size on the finer grid."""
+    between = [target if target == 2 * n else n for n, target in zip(x.shape[2:], size, strict=True)]
+    if between != list(x.shape[2:]):
+        x = F.interpolate(x, size=between, mode=mode, align_corners=False)
+    if between != list(size):
+        x = F.interpolate(x, size=list(size), mode=mode, align_corners=True)
+    return x
 
 
 def add_upsample_adjoint(total: Tensor, planes: Tensor, size: Sequence[int], first: int) -> None:

@@ -115,7 +115,7 @@ class _SeparableConvolution(torch.autograd.Function):
         gradient = Gradient(ctx.shape, coarse, cotangent) if for_x or for_coarse else None
         recipe: Recipe | None = ctx.recipe
         for number, source in enumerate(Source.of(recipe.samples() if recipe else samples(x), coarse)):
-            for part in way.slabs(source.shape, cotangent.shape[2]):
+            for part in way.slabs(source.shape, cotangent.shape[2], thin=then is not None):
                 along_x = way.along_x(source, part) if mix_gradient is not None or then is not None else None
                 rows = sample_rows(cotangent, number)[part]
                 if then is not None and along_x is not None:

@@ -35,7 +35,7 @@ class Source:
 
     Attributes:
         fine: ``[X, Y, Z, C]``.
-        coarse: ``[1, C', X', Y', Z']``, to be upsampled to the grid of ``fine``; its channels are the last.
+        coarse: ``[X', Y', Z', C']``, to be upsampled to the grid of ``fine``; its channels are the last.
     """
 
     fine: Planes
@@ -45,21 +45,20 @@ class Source:
     def of(cls, fine: Iterable[Planes], coarse: Tensor | None) -> Iterator[Source]:
         """Of each sample of ``fine``, and of ``coarse``, ``[B, C', X', Y', Z']``, whose memory is shared."""
         for number, sample in enumerate(fine):
-            yield cls(sample, None if coarse is None else coarse[number : number + 1])
+            yield cls(sample, None if coarse is None else sample_rows(coarse, number))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """``(X, Y, Z, C + C')``."""
         x, y, z, channels = self.fine.shape
-        return x, y, z, channels + (0 if self.coarse is None else self.coarse.shape[1])
+        return x, y, z, channels + (0 if self.coarse is None else self.coarse.shape[3])
 
     def planes(self, first: int, last: int) -> Tensor:
         """Planes ``first`` to ``last - 1`` along X, ``[last - first, Y, Z, C + C']``."""
         slab = self.fine[first:last]
         if self.coarse is None:
             return slab
-        upsampled = upsample_planes(self.coarse, self.fine.shape[:3], first, last)
-        return torch.cat([slab, sample_rows(upsampled, 0)], 3)
+        return torch.cat([slab, upsample_planes(self.coarse, self.fine.shape[:3], first, last)], 3)
 
 
 class Gradient:

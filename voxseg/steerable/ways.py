@@ -24,8 +24,10 @@ _INDEX = {moment: index for index, moment in enumerate(MOMENTS)}
 _PAIRS = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
 _PAIRS_WITH = (6, 3, 1)
 _BY_Z = [_INDEX[a, b, c] for c in range(3) for a, b in _PAIRS[: _PAIRS_WITH[c]]]
-# Elements of an intermediate volume: for 30 channels and 64^3 voxels 2^17 to 2^21 are equally fast.
+# Elements of an intermediate volume, for each thread up to a number of them: on one, 2^18 to 2^20 are equally fast, and
+# on two a step in slabs twice as large takes a tenth less (benchmarks/speed_log.md), for 4 MB of each such volume.
 SLAB_ELEMENTS = 2**19
+_MOST_SHARES = 4
 # Thinner slabs would spend more on the planes that neighbours share than they gain.
 _THINNEST_SLAB = 4
 # So few channels waste the vector registers of a matrix product each, but fill them when the ten moments go into one.
@@ -48,11 +50,18 @@ class Way:
     taps: Taps
     spans: ChannelSpans
 
-    def slabs(self, shape: tuple[int, ...], planes: int) -> list[slice]:
-        """Cut so many planes of the output across X into slabs, for samples ``[X, Y, Z, C_in]``."""
+    def slabs(self, shape: tuple[int, ...], planes: int, thin: bool = False) -> list[slice]:
+        """Cut so many planes of the output across X into slabs.
+
+        Args:
+            shape: of a sample, ``(X, Y, Z, C_in)``.
+            planes: of the output.
+            thin: as for one thread, whatever their number is: where memory is what counts.
+        """
         entering = math.prod(shape[1:]) * self.taps[0].stride
         leaving = math.prod(t.output_size(n) for t, n in zip(self.taps[1:], shape[1:3], strict=True)) * self.widest()
-        step = max(_THINNEST_SLAB, SLAB_ELEMENTS // max(entering, leaving, 1))
+        shares = 1 if thin else min(torch.get_num_threads(), _MOST_SHARES)
+        step = max(_THINNEST_SLAB, shares * SLAB_ELEMENTS // max(entering, leaving, 1))
         return [slice(start, min(start + step, planes)) for start in range(0, planes, step)]
 
     def widest(self) -> int:
