@@ -14,8 +14,10 @@ __all__ = [
     "MaxMemory",
     "ModelName",
     "OnDevice",
+    "PageToo",
     "SkipExisting",
     "Threads",
+    "TrainingDevice",
     "Verbose",
     "bytes_of",
 ]
@@ -32,6 +34,8 @@ class Device(str, Enum):
 
 ModelName = Annotated[str, typer.Option(metavar="NAME|FOLDER", help="A packaged model or a model folder.")]
 OnDevice = Annotated[Device, typer.Option(help="auto is a CUDA GPU if there is one, otherwise the CPU.")]
+PageToo = Annotated[bool, typer.Option("--report", help="Write a page for each scan too, with an interactive viewer.")]
+TrainingDevice = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 Threads = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Processor threads; one a core by default."),

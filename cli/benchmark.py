@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voxseg.cli._options import Threads, TrainingDevice
 from voxseg.cli._result import add_error, add_result
 
 if TYPE_CHECKING:
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
     from voxseg.evaluation.data_efficiency_run import RunResult
 
 PICTURE = "learning_curves.png"
+
+BenchmarkFolder = Annotated[
+    Path, typer.Option("-o", "--output", metavar="FOLDER", help="Of the benchmark; what is finished there is kept.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key, e.g. training.steps=500."),
+]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 
@@ -38,23 +47,16 @@ def data_efficiency(
             show_default=False,
         ),
     ] = None,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Of the benchmark; what is finished there is kept.")
-    ] = Path("runs/data_efficiency"),
+    output: BenchmarkFolder = Path("runs/data_efficiency"),
     data: Annotated[
         Path | None,
         typer.Option(
             "--data", help="Folder of a data set in the place of generated heads; sets data.", show_default=False
         ),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key, e.g. training.steps=500."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Processor threads; all cores by default.", show_default=False)
-    ] = None,
+    overrides: Overrides = None,
+    device: TrainingDevice = "auto",
+    threads: Threads = None,
 ) -> None:
     """Train on 1, 2, 4, 8, ... cases, test upright and turned, and fit learning curves.
 
@@ -93,9 +95,7 @@ def baselines(
             show_default=False,
         ),
     ] = None,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Of the benchmark; what is finished there is kept.")
-    ] = Path("runs/baselines"),
+    output: BenchmarkFolder = Path("runs/baselines"),
     models: Annotated[
         str | None,
         typer.Option(
@@ -104,14 +104,9 @@ def baselines(
             show_default=False,
         ),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key, e.g. training.steps=500."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Processor threads; all cores by default.", show_default=False)
-    ] = None,
+    overrides: Overrides = None,
+    device: TrainingDevice = "auto",
+    threads: Threads = None,
 ) -> None:
     """Train every hosted baseline alike, and compare weights, time, memory, equivariance and Dice.
 

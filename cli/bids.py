@@ -22,6 +22,7 @@ from voxseg.cli._options import (
     MaxMemory,
     ModelName,
     OnDevice,
+    PageToo,
     SkipExisting,
     Threads,
     Verbose,
@@ -122,9 +123,7 @@ def bids(
     device: OnDevice = Device.auto,
     threads: Threads = None,
     max_memory: MaxMemory = None,
-    report: Annotated[
-        bool, typer.Option("--report", help="Write a page for each scan too, with an interactive viewer.")
-    ] = False,
+    report: PageToo = False,
     probabilities: Annotated[
         bool,
         typer.Option(

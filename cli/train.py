@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from voxseg.cli._options import Threads, TrainingDevice
 from voxseg.cli._result import add_result
 
 
@@ -51,10 +52,8 @@ def train(
         list[str] | None,
         typer.Option(metavar="NAME", help="mlflow: log there too, besides metrics.csv and TensorBoard."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Processor threads; all cores by default.", show_default=False)
-    ] = None,
+    device: TrainingDevice = "auto",
+    threads: Threads = None,
 ) -> None:
     """Train a network; stop it at any time with Ctrl-C and go on with --resume.
 

@@ -13,6 +13,7 @@ from voxseg.cli._options import (
     MaxMemory,
     ModelName,
     OnDevice,
+    PageToo,
     Threads,
     Verbose,
     bytes_of,
@@ -43,9 +44,7 @@ def watch(
     device: OnDevice = Device.auto,
     threads: Threads = None,
     max_memory: MaxMemory = None,
-    report: Annotated[
-        bool, typer.Option("--report", help="Write a page for each scan too, with an interactive viewer.")
-    ] = False,
+    report: PageToo = False,
     verbose: Verbose = False,
     allow_import: AllowImport = False,
 ) -> None:
