@@ -145,8 +145,9 @@ class TrainingConfig(_Block):
         log_every: steps between two lines of progress where there is no terminal to draw a bar on.
         data: folder of the label maps or of the data set; `voxseg train --data` sets it.
         initial_weights: a packaged model's name, the folder of a model or run, or a file of weights: every tensor of it
-            that has the name and shape of one of the network's is what the run starts from. A resumed run goes on with
-            its own.
+            that has the name and shape of one of the network's is what the run starts from, or all of them if the
+            network is that of the model with more fields (`voxseg.training.widening`). A resumed run goes on with its
+            own.
         generator: how scans are generated from label maps.
         dataset: how the cases of a data set are found and divided.
         preparation: from scans to what the network sees.

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from voxseg.errors import UserError
 from voxseg.inference.locate import locate_model, packaged_models
-from voxseg.networks import NetworkConfig
+from voxseg.networks import NetworkConfig, UNet, build_network
 from voxseg.provenance import file_hash
 from voxseg.training.config_file import read_yaml
 from voxseg.training.weights_file import is_weights_file, read_weights
+from voxseg.training.widening import is_wider, widen
 
 __all__ = ["KEY", "describe", "resolve_model", "take_weights"]
 
@@ -34,6 +35,8 @@ def resolve_model(model: str) -> str:
 def take_weights(network: nn.Module, config: NetworkConfig, model: str) -> dict[str, Any]:
     """Copies into a network every tensor of a model that has the name and the shape of one of its own.
 
+    If the network is the model's own with more fields on some level, all tensors go into the larger ones (`widen`).
+
     Of a model's folder only safetensors are read, and files of weights with `read_weights`, so that no code of theirs
     runs, whatever the network is.
 
@@ -45,7 +48,8 @@ def take_weights(network: nn.Module, config: NetworkConfig, model: str) -> dict[
     Returns:
         In plain types: `model` (its name), `steps` that it was trained for (None if it does not say), `sha256` of its
         weights, how many `tensors` were `taken` of how many, names of those left `new` and why, names of those that
-        are `unused`, and how the networks differ (`changed`: key, to the value there and here).
+        are `unused`, how the networks differ (`changed`: key, to the value there and here), and the levels of the model
+        if it was `widened`.
 
     Raises:
         UserError: there is no such model, its files are damaged, or not one tensor fits.
@@ -56,15 +60,10 @@ def take_weights(network: nn.Module, config: NetworkConfig, model: str) -> dict[
     offered = read_weights(weights)
     contents = {} if alone else read_yaml(folder / "config.yaml")
     own: dict[str, Tensor] = network.state_dict()
-    new: dict[str, str] = {}
-    with torch.no_grad():
-        for name, tensor in own.items():
-            if name not in offered:
-                new[name] = "not there"
-            elif offered[name].shape != tensor.shape:
-                new[name] = f"{_shape(offered[name])} there, {_shape(tensor)} here"
-            else:
-                tensor.copy_(offered[name])
+    narrow = _narrower(_block(contents, "network"), config, offered)
+    if narrow is not None:
+        widen(network, narrow)
+    new = {} if narrow is not None else _copy(own, offered)
     # A counter of a batch norm fits every network; what has learnt something are the parameters.
     if not any(name not in new for name, _ in network.named_parameters()):
         example = next(iter(own), None)
@@ -80,6 +79,7 @@ def take_weights(network: nn.Module, config: NetworkConfig, model: str) -> dict[
         "new": new,
         "unused": [name for name in offered if name not in own],
         "changed": {} if alone else _changed(_block(contents, "network"), config),
+        "widened": [] if narrow is None else list(narrow.config.levels),
     }
 
 
@@ -88,11 +88,44 @@ def describe(origin: Mapping[str, Any]) -> str:
     text = f"{KEY}: {origin['taken']} of {origin['tensors']} tensors from {origin['model']}"
     if origin["new"]:
         text += "; new: " + _few([f"{name} ({why})" for name, why in origin["new"].items()])
+    if origin.get("widened"):
+        text += f", widened from levels {', '.join(origin['widened'])}"
     if origin["unused"]:
         text += "; not used of it: " + _few(list(origin["unused"]))
     for key, (there, here) in origin["changed"].items():
         text += f"; warning: network.{key} is {there} there and {here} here, so that the same weights do something else"
     return text
+
+
+def _copy(own: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> dict[str, str]:
+    """Copies what fits; the names of the others, and why they do not."""
+    new = {}
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if name not in offered:
+                new[name] = "not there"
+            elif offered[name].shape != tensor.shape:
+                new[name] = f"{_shape(offered[name])} there, {_shape(tensor)} here"
+            else:
+                tensor.copy_(offered[name])
+    return new
+
+
+def _narrower(there: Mapping[str, Any], here: NetworkConfig, offered: dict[str, Tensor]) -> UNet | None:
+    """The network of a model with its weights, if it is a narrower one of the same layout."""
+    try:
+        config = NetworkConfig(**there)
+    except ValueError:  # of another version; what fits is copied
+        return None
+    if not is_wider(here, config):
+        return None
+    network = build_network(config)
+    assert isinstance(network, UNet)
+    try:
+        network.load_state_dict(offered)
+    except RuntimeError:  # the weights are not those of that network
+        return None
+    return network
 
 
 def _changed(there: Mapping[str, Any], here: NetworkConfig) -> dict[str, list[Any]]:

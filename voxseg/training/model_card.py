@@ -180,7 +180,8 @@ def _origin(provenance: dict[str, Any]) -> str:
         return ""
     trained = f", trained for {origin['steps']} steps" if origin.get("steps") else ""
     told = f"- Started from: the model {origin['model']}{trained}, of which {origin['taken']} of {origin['tensors']}"
-    return f"{told} tensors were taken (SHA-256 of its weights: {origin['sha256'][:16]}…).\n"
+    told += f" tensors were taken{' and widened' if origin.get('widened') else ''}"
+    return f"{told} (SHA-256 of its weights: {origin['sha256'][:16]}…).\n"
 
 
 def _scored_on(config: TrainingConfig, provenance: dict[str, Any]) -> str:
