@@ -343,12 +343,12 @@ def peak():
 with torch.inference_mode():
     network(torch.zeros(1, 1, 16, 16, 16))
     before = peak()
-    network(torch.randn(1, 1, 88, 80, 84)).softmax(1)
-print((peak() - before) / (NETWORK_CONSTANT + network_bytes(config) * 88 * 80 * 84))
+    network(torch.randn(1, 1, 112, 104, 108)).softmax(1)
+print((peak() - before) / (NETWORK_CONSTANT + network_bytes(config) * 112 * 104 * 108))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_networks_need_no_more_memory_than_is_counted_on():
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
-    assert 0.2 < float(done.stdout) < 1
+    assert 0.3 < float(done.stdout) < 1

@@ -58,9 +58,9 @@ def widen(wide: nn.Module, narrow: nn.Module) -> None:
             _widen_block(part, other)
         elif isinstance(part, FieldLinear) and isinstance(other, FieldLinear):
             for weight, known in zip(part.weights, other.weights, strict=True):
-                _put(weight, known, [[len(weight)], [weight.shape[1]]], [[len(known)], [known.shape[1]]])
+                _put(weight, known, [len(weight)], [len(known)])
             if part.bias is not None and other.bias is not None:
-                _put(part.bias, other.bias, [[len(part.bias)]], [[len(other.bias)]])
+                _put(part.bias, other.bias, [len(part.bias)], [len(other.bias)])
 
 
 def _widen_block(wide: Block, narrow: Block) -> None:
@@ -74,12 +74,12 @@ def _widen_block(wide: Block, narrow: Block) -> None:
     assert isinstance(known_gate, Gate)
     rows, known_rows = _rows(gate), _rows(known_gate)
     for path, weight in convolution.weights.items():
-        known, o = known_convolution.weights[path], int(path.split("_")[0])
-        _put(weight, known, [rows[o], [weight.shape[1]]], [known_rows[o], [known.shape[1]]])
+        o = int(path.split("_")[0])
+        _put(weight, known_convolution.weights[path], rows[o], known_rows[o])
     scalars = [irrep.name == "0e" for irrep in gate.field_in.irreps]
     for vector, known in ((convolution.bias, known_convolution.bias), (norm.shift, known_norm.shift)):
-        _put(vector, known, [_joined(compress(rows, scalars))], [_joined(compress(known_rows, scalars))])
-    _put(norm.scale, known_norm.scale, [_joined(rows)], [_joined(known_rows)])
+        _put(vector, known, _joined(compress(rows, scalars)), _joined(compress(known_rows, scalars)))
+    _put(norm.scale, known_norm.scale, _joined(rows), _joined(known_rows))
 
 
 def _rows(gate: Gate) -> list[list[int]]:
@@ -93,32 +93,25 @@ def _joined(parts: Iterable[list[int]]) -> list[int]:
     return list(chain.from_iterable(parts))
 
 
-def _put(wide: Tensor, narrow: Tensor, parts: Sequence[Sequence[int]], known: Sequence[Sequence[int]]) -> None:
+def _put(wide: Tensor, narrow: Tensor, parts: Sequence[int], known: Sequence[int]) -> None:
     """Fills a tensor from a smaller one.
 
     Args:
         wide: fresh; changed in place.
         narrow: its values.
-        parts: for the first one or two axes of `wide`, fields that come out and go in, how many of each kind.
+        parts: how many rows of `wide` belong to each kind of field that comes out; columns are of one kind.
         known: the same of `narrow`.
     """
-    sources, is_new = (
-        torch.cat(items) for items in zip(*map(_copied, parts[0], known[0], _starts(known[0])), strict=True)
-    )
-    values = narrow[sources]
-    if len(parts) == 2:
-        columns = torch.cat([start + torch.arange(n) for n, start in zip(known[1], _starts(parts[1]), strict=True)])
-        disturbed = DISTURBANCE * wide * is_new.view(-1, *[1] * (wide.dim() - 1))
-        values = disturbed.index_add(1, columns, values)
-    wide.copy_(values)
+    starts = accumulate(known[:-1], initial=0)
+    sources, is_new = (torch.cat(items) for items in zip(*map(_copied, parts, known, starts), strict=True))
+    if wide.dim() == 1:
+        wide.copy_(narrow[sources])
+        return
+    wide.mul_(DISTURBANCE * is_new.view(-1, *[1] * (wide.dim() - 1)))
+    wide[:, : narrow.shape[1]] += narrow[sources]
 
 
 def _copied(count: int, known: int, start: int) -> tuple[Tensor, Tensor]:
     """Of which known fields so many are copies, and which of them are new."""
     place = torch.arange(count)
     return start + place % known, place >= known
-
-
-def _starts(counts: Sequence[int]) -> list[int]:
-    """Where each part begins."""
-    return list(accumulate(counts, initial=0))[:-1]
