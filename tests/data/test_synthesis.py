@@ -7,6 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
+from torch.nn import functional
 
 from heads import SHAPE, SPACING, write_toy_heads
 from voxseg.data._intensity import Shading, draw_shading, low_resolution, smooth3, smooth_noise
@@ -216,6 +217,27 @@ class TestEmptySpace:
         # From close to the brain to a margin of other tissue.
         assert min(kept) < 0.2
         assert max(kept) > min(kept) + 0.05
+
+    def test_what_is_stripped_has_no_label(self, maps: LabelMaps) -> None:
+        whole = pairs(plain(maps, noise=0.06), 12)
+        stripped = pairs(plain(maps, noise=0.06, skull_strip=1), 12)
+        lost = []
+        for (_, all_labels), (scan, target) in zip(whole, stripped, strict=True):
+            kept = scan > 0
+            assert torch.equal(target[kept], all_labels[kept])
+            assert not target[~kept].any()
+            lost.append(float((all_labels[~kept] > 0).sum() / (all_labels > 0).sum()))
+        assert min(lost) < 0.01  # a margin is left
+        assert 0.005 < max(lost) < 0.3  # cut into the cortex
+
+    def test_scans_are_stripped_after_they_were_measured(self, maps: LabelMaps) -> None:
+        window = tuple(n + 20 for n in SHAPE)
+        for scan, target in pairs(plain(maps, window=window, skull_strip=1, blur_mm=(4, 4)), 6):
+            empty = (scan == 0).float()[None, None]
+            near, beside = ((functional.max_pool3d(empty, 2 * n + 1, 1, n) > 0)[0, 0] for n in (1, 2))
+            ring = beside & ~near & (target > 0)
+            # A blurred edge would have a few per cent two voxels from where it ends.
+            assert scan[ring].median() > 0.4 * scan[target > 0].median()
 
     def test_cut_field_of_view(self, maps: LabelMaps) -> None:
         for scan, target in pairs(plain(maps, cut=1), 10):

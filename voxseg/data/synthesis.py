@@ -3,8 +3,9 @@
 After Billot et al. (2023), "SynthSeg: Segmentation of brain MRI scans of any contrast and resolution without
 retraining" (Medical Image Analysis 86, 102789): a Gaussian of intensity for each tissue, drawn anew for each sample
 from a prior or from everything possible, then what a scanner and a pipeline do to it. The order of the steps is the
-order of reality: tissue, shading, noise, skull-stripping and field of view, resolution, and last the interpolation
-and the scaling of `voxseg.data.normalise` that a scan goes through before it reaches the network.
+order of reality: tissue, shading and noise, resolution, then what is done to the measured scan, skull-stripping and
+field of view, whose edges are therefore sharp, and last the scaling of `voxseg.data.normalise` that a scan goes through
+before it reaches the network.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class GeneratorConfig(BaseModel):
         sequences_share: how often "mixed" takes the sequences; "any" takes the rest.
         spread: multiplies the variation of class means in the T1 prior.
         texture: least and largest factor on the variation within the classes of the brain.
-        skull_strip: probability that what is not brain is set to zero, more or less tightly.
+        skull_strip: probability that what is not brain is set to zero, more or less tightly; tissue that is lost so
+            has no label either.
         noisy_air: probability that the air around an unstripped head is noisy, not exactly zero.
         bias: largest deviation of the logarithm of the shading across the head.
         gamma: deviation of the logarithm of the exponent that bends the intensity scale; half a deviation towards
@@ -136,7 +138,8 @@ class _Look:
     noise: float
     noisy_air: bool
     stripped: bool
-    strip_level: float
+    strip_margin_mm: float
+    strip_sigma_mm: float
 
 
 class ScanGenerator:
@@ -189,9 +192,9 @@ class ScanGenerator:
         rows, parts = flat[centre].long(), flat[parts].long()
         target = (self.maps.mirrored_target if mirrored else self.maps.target)[rows]
         scan = self._paint(look, rows, parts, placement, noise)
-        scan = self._strip(scan, rows, look, noise)
-        scan, target = self._cut(scan, target, random)
         scan = self._resolve(scan, random)
+        scan, target = self._strip(scan, target, rows, look, noise)
+        scan, target = self._cut(scan, target, random)
         low, high = self._overview_range(head, look, noise)
         # The overview comes out 1 to 6 % too high, by a few per cent more or less: measured on whole generated heads.
         high *= math.exp(0.05 * float(torch.randn((), generator=random)) - 0.03)
@@ -232,6 +235,8 @@ class ScanGenerator:
         """Tissue intensities and the scanner's part, for one scan."""
         config = self.config
         tissue = self._draw_tissue(random)
+        # From a cut into the cortex to a margin of fluid and skull around it; half of the scans end within 1 mm.
+        margin = 8 * uniform(random, 0, 1) ** 2 - 1
         return _Look(
             tissue=Tissue(*(t.to(self.device) for t in (tissue.mean, tissue.deviation, tissue.texture))),
             shading=draw_shading(random, config.bias, head.spacing),
@@ -239,8 +244,9 @@ class ScanGenerator:
             noise=WHITE * uniform(random, 0, config.noise),
             noisy_air=uniform(random, 0, 1) < config.noisy_air,
             stripped=uniform(random, 0, 1) < config.skull_strip,
-            # From a margin of scalp and skull around the brain to a cut into the cortex.
-            strip_level=0.6 * uniform(random, 0, 1) ** 2 + 0.02,
+            strip_margin_mm=margin,
+            # Tight masks may follow the folds, wide ones are round.
+            strip_sigma_mm=uniform(random, 2 + 0.25 * max(margin, 0), 4),
         )
 
     def _draw_tissue(self, random: torch.Generator) -> Tissue:
@@ -280,17 +286,26 @@ class ScanGenerator:
         gain = look.shading.at(placement.points(position)).view(1, 1, *(SHADING_NODES,) * 3).to(self.device)
         return functional.interpolate(gain, size=self.config.window, mode="trilinear", align_corners=True)[0, 0]
 
-    def _strip(self, scan: Tensor, rows: Tensor, look: _Look, noise: torch.Generator) -> Tensor:
+    def _strip(
+        self, scan: Tensor, target: Tensor, rows: Tensor, look: _Look, noise: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         """Set to zero what is further from the brain than this scan's skull-stripping leaves."""
         if not look.stripped:
-            return scan
+            return scan, target
+        spacing, sigma = self.config.spacing, look.strip_sigma_mm
         near = functional.avg_pool3d(self.maps.brain[rows].float()[None, None], 2, ceil_mode=True)[0, 0]
-        near = smooth3(near, 2.0 / self.config.spacing * 1.0)
-        near = near + 0.08 * smooth_noise(tuple(near.shape), 4, noise)
+        near = smooth3(near, sigma / (2 * spacing))
+        outline = 0.5 * smooth_noise(tuple(near.shape), 4, noise)
         size = [2 * n for n in near.shape]
-        fine = functional.interpolate(near[None, None], size=size, mode="trilinear", align_corners=False)[0, 0]
+        near, outline = functional.interpolate(
+            torch.stack((near, outline))[None], size=size, mode="trilinear", align_corners=False
+        )[0]
+        # A blurred flat border is a normal distribution function of the distance to it, which its inverse gives back.
+        inside = sigma * torch.special.ndtri(near.clamp(0, 1)) + look.strip_margin_mm + outline
+        # The mask was binary on the scan's own voxels, so that interpolation leaves an edge about one voxel wide.
         x, y, z = scan.shape
-        return scan * (fine[:x, :y, :z] > look.strip_level) * (rows > 0)
+        kept = (inside[:x, :y, :z] / spacing + 0.5).clamp(0, 1)
+        return scan * kept, target * (kept > 0)
 
     def _cut(self, scan: Tensor, target: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """End the field of view within the window, on one side."""
