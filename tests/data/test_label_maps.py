@@ -68,6 +68,10 @@ class TestRead:
         maps = LabelMaps.read(shared_data / "head_label_maps", LabelScheme.brain())
         assert len(maps.heads) == 20
         assert set(maps.target.tolist()) == set(range(17))
+        folded = maps.folds != torch.arange(len(maps.target))
+        assert maps.target[folded[0]].tolist() == maps.target[folded[1]].tolist() == [8, 8]  # cerebellar cortex
+        assert maps.target[maps.folds[0][folded[0]]].tolist() == [7, 7]  # its white matter
+        assert maps.target[maps.folds[1][folded[1]]].tolist() == [0, 0]
         head = maps.heads[0]
         assert 110 < float((head.brain_high - head.brain_low)[0]) < 160
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -10,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from heads import SHAPE, SPACING, write_toy_heads
-from voxseg.data._intensity import Shading, draw_shading, low_resolution, smooth3, smooth_noise
+from voxseg.data._intensity import Shading, draw_shading, low_resolution, smooth3, smooth_noise, stripes
 from voxseg.data._spatial import Placement, draw_displacement, rotation_matrix, window_index
 from voxseg.data.label_maps import LabelMaps
 from voxseg.data.label_scheme import LabelScheme
@@ -46,6 +48,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def maps(folder: Path) -> LabelMaps:
+    return LabelMaps.read(folder, SCHEME)
+
+
+@pytest.fixture(scope="module")
+def cerebellum(tmp_path_factory: pytest.TempPathFactory) -> LabelMaps:
+    """The toy heads with the labels of the cerebellum in the place of cortex and white matter."""
+    folder = write_toy_heads(tmp_path_factory.mktemp("cerebellum"))
+    table = (folder / "labels.csv").read_text()
+    renamed = {3: 8, 42: 47, 2: 7, 41: 46}
+    for old, new in renamed.items():
+        table = table.replace(f"\n{old},", f"\n{new},")
+    (folder / "labels.csv").write_text(table)
+    for path in folder.glob("map_*.nii.gz"):
+        image = nib.load(path)
+        labels = np.asanyarray(image.dataobj).copy()
+        for old, new in renamed.items():
+            labels[labels == old] = new
+        nib.save(nib.Nifti1Image(labels, image.affine), path)
     return LabelMaps.read(folder, SCHEME)
 
 
@@ -175,6 +195,39 @@ class TestIntensities:
             low, high = intensity_range(scan)
             assert low == 0
             assert high == pytest.approx(1, abs=0.25)
+
+
+class TestFolds:
+    @staticmethod
+    def within(target: Tensor, k: int) -> Tensor:
+        """Voxels of class k whose neighbours are of it too, so that there is no partial volume."""
+        other = (target != k).float()[None, None]
+        return functional.max_pool3d(other, 3, 1, 1)[0, 0] == 0
+
+    def test_cerebellar_cortex_has_stripes_of_white_matter_and_fluid(self, cerebellum: LabelMaps) -> None:
+        shares = []
+        for scan, target in pairs(plain(cerebellum, window=SHAPE, spacing=SPACING, folds=1), 8):
+            white, fluid, cortex = (scan[self.within(target, k)] for k in (1, 3, 2))
+            assert white.std() < 1e-4
+            assert fluid.std() < 1e-4
+            assert fluid.mean() - 1e-4 <= cortex.min() < cortex.max() <= white.mean() + 1e-4
+            shares.append(float((cortex.max() - cortex.min()) / (white.mean() - fluid.mean())))
+        assert min(shares) < 0.5
+        assert max(shares) > 0.7
+
+    def test_without_them_it_is_flat(self, cerebellum: LabelMaps) -> None:
+        for scan, target in pairs(plain(cerebellum, window=SHAPE, spacing=SPACING, folds=0), 2):
+            assert scan[self.within(target, 2)].std() < 1e-4
+
+    def test_nothing_else_has_them(self, maps: LabelMaps) -> None:
+        for scan, target in pairs(plain(maps, window=SHAPE, spacing=SPACING, folds=1), 2):
+            assert scan[self.within(target, 2)].std() < 1e-4
+
+    def test_waves_have_the_length_asked_for(self) -> None:
+        wave = stripes(torch.tensor([0.0, 2 * math.pi / 8, 0.0]), torch.zeros(3, 40, 5))
+        assert torch.allclose(wave[:, 8:], wave[:, :-8], atol=1e-4)
+        assert torch.allclose(wave[:, 4:], -wave[:, :-4], atol=1e-4)
+        assert torch.equal(wave[0, :, 0], wave[2, :, 4])
 
 
 class TestEmptySpace:

@@ -80,6 +80,12 @@ def smooth_noise(shape: tuple[int, ...], scale: int, random: torch.Generator) ->
     return fine[: shape[0], : shape[1], : shape[2]] * 1.5**1.5
 
 
+def stripes(wave: Tensor, bend: Tensor) -> Tensor:
+    """Parallel waves between -1 and 1 with the wave vector `wave`, radians per voxel [3], bent by a phase [X, Y, Z]."""
+    x, y, z = (float(k) * torch.arange(n, device=bend.device) for k, n in zip(wave, bend.shape, strict=True))
+    return (x[:, None, None] + y[:, None] + z + bend).cos()
+
+
 def low_resolution(scan: Tensor, axis: int, factor: float) -> Tensor:
     """A scan [X, Y, Z] as if measured in slices `factor` voxels thick along one axis, interpolated back linearly."""
     moved = scan.movedim(axis, -1)

@@ -27,6 +27,9 @@ COARSE_MM = 4.0
 CSF = 24
 """FreeSurfer's id of the fluid around the brain: inside the skull, but not part of the brain."""
 
+FOLDED = ((8, 7), (47, 46))
+"""FreeSurfer's ids of the cerebellar cortex of each side, and of the white matter that branches into its folds."""
+
 
 @dataclass(frozen=True)
 class HeadMap:
@@ -62,6 +65,8 @@ class LabelMaps:
         target: dense class index to predict, int64 [R].
         mirrored_target: the same for a head seen in a mirror, int64 [R].
         brain: whether the row belongs to the brain, bool [R].
+        folds: for each row those of the white matter and of the fluid that run through its folds, which label maps do
+            not show, int64 [2, R]; a row's own where there are none.
         relaxation: T1 and T2 in ms and proton density of each row, float32 [3, R]; NaN where unknown.
         prior: mean of the class mean, its deviation, mean of the class deviation, its deviation, float32 [4, classes].
         table: the labels that the targets stand for.
@@ -73,6 +78,7 @@ class LabelMaps:
     target: Tensor
     mirrored_target: Tensor
     brain: Tensor
+    folds: Tensor
     relaxation: Tensor
     prior: Tensor
     table: LabelTable
@@ -110,6 +116,7 @@ class LabelMaps:
         return cls(
             heads=[_read_head(path, columns[:, 0], brain, device) for path in paths],
             brain=torch.from_numpy(brain).to(device),
+            folds=torch.from_numpy(_folds(columns[:, 0])).to(device),
             relaxation=relaxation(columns[:, 0]).to(device),
             prior=torch.from_numpy(prior[np.argsort(prior[:, 0]), 1:].T.astype(np.float32)).contiguous().to(device),
             table=table,
@@ -191,6 +198,16 @@ def _tie_sides(ids: np.ndarray, classes: np.ndarray, base: LabelTable) -> np.nda
         if label is not None and label.side == "right" and label.partner in known:
             tied[k] = known[label.partner]
     return tied
+
+
+def _folds(ids: np.ndarray) -> np.ndarray:
+    """The rows of the white matter and of the fluid in the folds of each row, [2, R]."""
+    row = {int(label): k for k, label in enumerate(ids)}
+    folds = np.tile(np.arange(len(ids)), (2, 1))
+    for cortex, white in FOLDED:
+        if {cortex, white, CSF} <= row.keys():
+            folds[:, row[cortex]] = row[white], row[CSF]
+    return folds
 
 
 def _read_head(path: Path, ids: np.ndarray, brain: np.ndarray, device: str | torch.device) -> HeadMap:

@@ -31,6 +31,7 @@ from voxseg.data._intensity import (
     low_resolution,
     smooth3,
     smooth_noise,
+    stripes,
 )
 from voxseg.data._spatial import Placement, draw_displacement, rotation_matrix, uniform, window_index
 from voxseg.data.label_maps import HeadMap, LabelMaps
@@ -61,6 +62,8 @@ class GeneratorConfig(BaseModel):
         sequences_share: how often "mixed" takes the sequences; "any" takes the rest.
         spread: multiplies the variation of class means in the T1 prior.
         texture: least and largest factor on the variation within the classes of the brain.
+        folds: largest share of white matter and of fluid in stripes through the cerebellar cortex, whose folds label
+            maps do not show.
         skull_strip: probability that what is not brain is set to zero, more or less tightly; tissue that is lost so
             has no label either.
         noisy_air: probability that the air around an unstripped head is noisy, not exactly zero.
@@ -92,6 +95,7 @@ class GeneratorConfig(BaseModel):
     sequences_share: float = Field(default=0.0, ge=0, le=1)
     spread: float = Field(default=1.0, ge=0)
     texture: tuple[float, float] = (0.05, 0.6)
+    folds: float = Field(default=0.8, ge=0, le=1)
     skull_strip: float = Field(default=0.5, ge=0, le=1)
     noisy_air: float = Field(default=0.75, ge=0, le=1)
     bias: float = Field(default=0.2, ge=0)
@@ -133,6 +137,8 @@ class _Look:
     """The random choices that the window and the overview of the whole head share."""
 
     tissue: Tissue
+    folds: tuple[float, float]
+    fold_wave: Tensor
     shading: Shading
     exponent: float
     noise: float
@@ -237,8 +243,12 @@ class ScanGenerator:
         tissue = self._draw_tissue(random)
         # From a cut into the cortex to a margin of fluid and skull around it; half of the scans end within 1 mm.
         margin = 8 * uniform(random, 0, 1) ** 2 - 1
+        wave = torch.randn(3, generator=random)
         return _Look(
             tissue=Tissue(*(t.to(self.device) for t in (tissue.mean, tissue.deviation, tissue.texture))),
+            folds=(uniform(random, 0, config.folds), uniform(random, 0, config.folds)),
+            # From folia to the larger lobules.
+            fold_wave=wave / wave.norm() * 2 * math.pi * config.spacing / uniform(random, 3, 10),
             shading=draw_shading(random, config.bias, head.spacing),
             exponent=math.exp(config.gamma * (float(torch.randn((), generator=random)) - 0.5)),
             noise=WHITE * uniform(random, 0, config.noise),
@@ -273,11 +283,23 @@ class ScanGenerator:
         amplitude = tissue.texture * tissue.deviation
         for k, scale in enumerate(TEXTURE_SCALES):
             scan += amplitude[k][rows] * smooth_noise(window, scale, noise)
+        self._fold(scan, rows, look, noise)
         scan.clamp_(min=0)
         scan *= self._window_shading(look, placement)
         scan = WHITE * (scan / WHITE) ** look.exponent
         tissue_mask = None if look.noisy_air else (rows > 0)
         return _magnitude(scan, look.noise, tissue_mask, noise)
+
+    def _fold(self, scan: Tensor, rows: Tensor, look: _Look, noise: torch.Generator) -> None:
+        """Add white matter and fluid to the cerebellar cortex, in turn, in bent stripes."""
+        mean, own = look.tissue.mean, torch.arange(len(look.tissue.mean), device=self.device)
+        folded = (self.maps.folds[0] != own)[rows]
+        if self.config.folds == 0 or not folded.any():
+            return
+        wave = stripes(look.fold_wave, 2 * smooth_noise(self.config.window, 8, noise))[folded]
+        white, fluid = (mean[other] - mean for other in self.maps.folds)
+        white, fluid = look.folds[0] * white[rows[folded]], look.folds[1] * fluid[rows[folded]]
+        scan[folded] += wave.clamp_min(0) * white - wave.clamp_max(0) * fluid
 
     def _window_shading(self, look: _Look, placement: Placement) -> Tensor:
         """The gain over the window, [X, Y, Z], interpolated from a few points of it."""
