@@ -2,18 +2,20 @@
 
     python benchmarks/real_scans.py ../shared/data/oasis_manual/validation --model brain
     python benchmarks/real_scans.py ../shared/data/oasis_manual/validation --checks dice padding grid headers angles
+    python benchmarks/real_scans.py ../shared/data/oasis_manual/validation --checks dice errors
     python benchmarks/real_scans.py ../shared/data/fsaverage --scan brain.nii.gz --labels aseg.nii.gz
 
 A case is a folder with a scan and its labels (FreeSurfer ids). All figures are at the scans' own resolution.
 Angles compare scans that were interpolated once, labels and all, with the same scan turned by 2 degrees, so that both
-sides have lost as much to interpolation.
+sides have lost as much to interpolation. Errors are the volume of each structure against the true one, and what its
+voxels are called where they are not found, over all cases.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -158,6 +160,20 @@ def angle_checks(case: Case) -> Iterator[str]:
         yield f"turned by {angle:g} degrees about {axis}: {score:.4f}, {there.right_side(found)}"
 
 
+def error_rows(joint: NDArray[np.int64], names: Sequence[str]) -> Iterator[str]:
+    """Of each structure the volume against the true one, and the two labels that most of its lost voxels got.
+
+    Args:
+        joint: voxels by the class found and the true class, background first.
+        names: of the classes but the background.
+    """
+    shares = 100 * joint / np.maximum(joint.sum(0), 1)
+    for k, name in enumerate(names, start=1):
+        wrong = np.where(np.arange(len(joint)) == k, 0, shares[:, k])
+        called = ", ".join(f"{['background', *names][i]} {wrong[i]:.0f} %" for i in np.argsort(-wrong)[:2])
+        yield f"{name:28s} {joint[k].sum() / max(joint[:, k].sum(), 1):6.2f}  {called}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -165,7 +181,7 @@ def main() -> None:
     parser.add_argument("--labels", default="labels.nii.gz", help="name of its labels")
     parser.add_argument("--model", default="brain")
     parser.add_argument("--cases", type=int, default=None, help="only the first so many")
-    checks = ["dice", "padding", "grid", "headers", "angles"]
+    checks = ["dice", "padding", "grid", "headers", "angles", "errors"]
     parser.add_argument("--checks", nargs="+", default=["dice", "padding"], choices=checks)
     parser.add_argument("--threads", type=int, default=None)
     arguments = parser.parse_args()
@@ -173,7 +189,8 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     predictor = Predictor(load_model(arguments.model))
     scheme = LabelScheme(**yaml.safe_load((locate_model(arguments.model) / "config.yaml").read_text())["labels"])
-    rows = []
+    names = scheme.predicted().names
+    rows, joint = [], np.zeros((len(names) + 1,) * 2, dtype=np.int64)
     for scan in sorted(arguments.folder.glob(f"**/{arguments.scan}"))[: arguments.cases]:
         manual = read_volume(scan.with_name(arguments.labels)).data.astype(np.int64)
         case = Case(read_volume(scan), scheme.to_classes(manual).astype(np.uint8), sides(manual), predictor)
@@ -181,6 +198,7 @@ def main() -> None:
         upright = case.segment(case.volume)
         seconds = time.perf_counter() - started
         rows.append(dice(case.merged(upright), case.truth, len(predictor.model.structures)))
+        joint += joint_counts(case.merged(upright), case.truth, len(joint))
         line = (
             f"{scan.parent.name}: mean Dice {np.nanmean(rows[-1]):.4f} in {seconds:.1f} s, {case.right_side(upright)}"
         )
@@ -196,9 +214,12 @@ def main() -> None:
                 print(f"  {line}", flush=True)
     print("\nstructure                     mean   worst")
     scores = np.array(rows)
-    for index, name in enumerate(scheme.predicted().names):
+    for index, name in enumerate(names):
         print(f"{name:28s} {np.nanmean(scores[:, index]):6.3f}  {np.nanmin(scores[:, index]):6.3f}")
     print(f"{'mean of all':28s} {np.nanmean(scores):6.4f}")
+    if "errors" in arguments.checks:
+        print("\nstructure                   volume  its other voxels are called")
+        print(*error_rows(joint, names), sep="\n")
 
 
 if __name__ == "__main__":
