@@ -48,7 +48,11 @@ Classes = NDArray[np.uint8]
 
 def dice(found: Classes, truth: Classes, classes: int) -> NDArray[np.float64]:
     """Dice of each class but the background, `[classes]`; NaN where the truth has none."""
-    joint = joint_counts(found, truth, classes + 1)
+    return joint_dice(joint_counts(found, truth, classes + 1))
+
+
+def joint_dice(joint: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The same from the counts of voxels by the class found and the true class, background first."""
     size = joint.sum(0) + joint.sum(1)
     scores = np.where(joint.sum(0) > 0, 2 * np.diag(joint) / np.maximum(size, 1), np.nan)
     return scores[1:]
@@ -168,10 +172,10 @@ def error_rows(joint: NDArray[np.int64], names: Sequence[str]) -> Iterator[str]:
         names: of the classes but the background.
     """
     shares = 100 * joint / np.maximum(joint.sum(0), 1)
-    for k, name in enumerate(names, start=1):
+    for k in range(1, len(joint)):
         wrong = np.where(np.arange(len(joint)) == k, 0, shares[:, k])
         called = ", ".join(f"{['background', *names][i]} {wrong[i]:.0f} %" for i in np.argsort(-wrong)[:2])
-        yield f"{name:28s} {joint[k].sum() / max(joint[:, k].sum(), 1):6.2f}  {called}"
+        yield f"{joint[k].sum() / max(joint[:, k].sum(), 1):6.2f}  {called}"
 
 
 def main() -> None:
@@ -219,7 +223,8 @@ def main() -> None:
     print(f"{'mean of all':28s} {np.nanmean(scores):6.4f}")
     if "errors" in arguments.checks:
         print("\nstructure                   volume  its other voxels are called")
-        print(*error_rows(joint, names), sep="\n")
+        for name, row in zip(names, error_rows(joint, names), strict=True):
+            print(f"{name:28s} {row}")
 
 
 if __name__ == "__main__":

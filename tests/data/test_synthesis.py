@@ -12,7 +12,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from heads import SHAPE, SPACING, write_toy_heads
-from voxseg.data._intensity import Shading, draw_shading, low_resolution, smooth3, smooth_noise, stripes
+from voxseg.data._intensity import (
+    Shading,
+    draw_prior,
+    draw_shading,
+    draw_texture,
+    low_resolution,
+    smooth3,
+    smooth_noise,
+    stripes,
+)
 from voxseg.data._spatial import Placement, draw_displacement, rotation_matrix, window_index
 from voxseg.data.label_maps import LabelMaps
 from voxseg.data.label_scheme import LabelScheme
@@ -165,6 +174,40 @@ class TestIntensities:
         assert float(ratio.median()) == pytest.approx(math.log(44 / 160), abs=0.12)
         assert float(ratio.std()) == pytest.approx(math.hypot(11 / 44, 21 / 160), abs=0.13)
 
+    def test_classes_of_one_scan_vary_together_more_or_less(self) -> None:
+        random, prior = torch.Generator().manual_seed(0), torch.tensor([[100.0] * 2, [10.0] * 2, [5.0] * 2, [0.0] * 2])
+        drawn = [draw_prior(random, prior, torch.tensor([0, 1, 0]), 1.0)[0] for _ in range(4000)]
+        first, second, third = torch.stack(drawn).T
+        assert torch.equal(first, third)
+        # Each class by itself varies as the prior says; half of the variance is shared on average, in some scans all.
+        assert float(first.mean()) == pytest.approx(100, abs=0.6)
+        assert float(first.std()) == pytest.approx(10, abs=0.4)
+        assert float(torch.corrcoef(torch.stack((first, second)))[0, 1]) == pytest.approx(0.5, abs=0.05)
+        # A difference of two independent classes is below 1 with probability 0.06.
+        assert float(((first - second).abs() < 1).float().mean()) > 0.08
+
+    def test_tissue_outside_the_brain_may_be_flat_or_varied(self) -> None:
+        random, rows = torch.Generator().manual_seed(0), torch.arange(4)
+        brain = torch.tensor([False, True, False, False])
+        drawn = [
+            draw_texture(random, torch.full((4,), 100.0), torch.full((4,), 20.0), rows, brain, (0.1, 0.6), 2)
+            for _ in range(300)
+        ]
+        deviation = torch.stack([tissue.deviation for tissue in drawn])
+        assert deviation[:, 0].abs().max() == 0  # air
+        assert 2 <= deviation[:, 1].min() < 2.5 < 11.5 < deviation[:, 1].max() <= 12
+        for k in (2, 3):
+            assert 1 <= deviation[:, k].min() < 1.5 < 19 < deviation[:, k].max() <= 20
+        assert abs(float(torch.corrcoef(deviation[:, 2:].T)[0, 1])) < 0.2
+
+    def test_blur_is_more_often_small(self, maps: LabelMaps, monkeypatch: pytest.MonkeyPatch) -> None:
+        widths = []
+        monkeypatch.setattr("voxseg.data.synthesis.smooth3", lambda scan, sigma: widths.append(sigma) or scan)
+        pairs(plain(maps, blur_mm=(1, 5), window=(8, 8, 8), spacing=2), 300)
+        drawn = 2 * torch.tensor(widths)  # mm
+        assert 1 <= drawn.min() < 1.1 < 4.8 < drawn.max() <= 5
+        assert float(drawn.median()) == pytest.approx(2, abs=0.4)
+
     def test_any_contrast_has_no_order(self, maps: LabelMaps) -> None:
         brighter = [
             bool(scan[target == 1].median() > scan[target == 2].median())
@@ -201,12 +244,12 @@ class TestFolds:
     @staticmethod
     def within(target: Tensor, k: int) -> Tensor:
         """Voxels of class k whose neighbours are of it too, so that there is no partial volume."""
-        other = (target != k).float()[None, None]
-        return functional.max_pool3d(other, 3, 1, 1)[0, 0] == 0
+        other = functional.pad((target != k).float()[None, None], [1] * 6, value=1.0)
+        return functional.max_pool3d(other, 3, 1)[0, 0] == 0
 
     def test_cerebellar_cortex_has_stripes_of_white_matter_and_fluid(self, cerebellum: LabelMaps) -> None:
         shares = []
-        for scan, target in pairs(plain(cerebellum, window=SHAPE, spacing=SPACING, folds=1), 8):
+        for scan, target in pairs(plain(cerebellum, window=SHAPE, spacing=SPACING, folds=1), 16):
             white, fluid, cortex = (scan[self.within(target, k)] for k in (1, 3, 2))
             assert white.std() < 1e-4
             assert fluid.std() < 1e-4

@@ -113,6 +113,9 @@ def draw_shading(random: torch.Generator, strength: float, spacing: Tensor) -> S
 def draw_prior(random: torch.Generator, prior: Tensor, classes: Tensor, spread: float) -> tuple[Tensor, Tensor]:
     """Mean and deviation of the intensity of each label [R], from a prior.
 
+    The prior was measured class by class over many scans. Within one scan the classes are darker or brighter together,
+    more or less: where they all are, the contrast between them is the prior's own.
+
     Args:
         random: generator on the CPU.
         prior: mean and deviation of the class mean and of the class deviation, [4, K].
@@ -120,7 +123,9 @@ def draw_prior(random: torch.Generator, prior: Tensor, classes: Tensor, spread: 
         spread: multiplies the deviation of the class means.
     """
     count = prior.shape[1]
-    mean = prior[0] + spread * prior[1] * torch.randn(count, generator=random)
+    shared = uniform(random, 0, 1)
+    both, own = torch.randn((), generator=random), torch.randn(count, generator=random)
+    mean = prior[0] + spread * prior[1] * (math.sqrt(shared) * both + math.sqrt(1 - shared) * own)
     deviation = (prior[2] + prior[3] * torch.randn(count, generator=random)).abs()
     return mean.clamp_min(0)[classes], deviation[classes]
 
@@ -155,10 +160,12 @@ def draw_texture(
     """
     shares = torch.rand(scales, int(classes.max()) + 1, generator=random) + 0.05
     shares[0] *= 0.6
-    shares = (shares / shares.norm(dim=0))[:, classes]
+    shares = shares / shares.norm(dim=0)
     # The prior's deviations come from 1 mm scans, noise and partial volume included; both are added separately here.
-    # Outside the brain they are true: marrow and fat beside bone within one label.
-    deviation = deviation * torch.where(brain, uniform(random, *texture), uniform(random, 0.5, 1.0))
+    # Outside the brain they are those of several tissues within one label, as marrow and fat beside bone, so that there
+    # a class may be as varied as that, or as flat as one tissue is: a muscle of the neck.
+    outside = 0.05 + 0.95 * torch.rand(shares.shape[1], generator=random)
+    deviation = deviation * torch.where(brain, uniform(random, *texture), outside[classes])
     mean = mean.clone()
     mean[0] = deviation[0] = 0
-    return Tissue(mean, deviation, shares)
+    return Tissue(mean, deviation, shares[:, classes])

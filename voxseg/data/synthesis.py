@@ -71,7 +71,7 @@ class GeneratorConfig(BaseModel):
         gamma: deviation of the logarithm of the exponent that bends the intensity scale; half a deviation towards
             less contrast on average, as the prior's contrast between tissues is stronger than that of most scans.
         noise: largest deviation of the noise, as a fraction of the intensity scale.
-        blur_mm: least and largest deviation of the blur, beyond the partial volume of a voxel.
+        blur_mm: least and largest deviation of the blur, beyond the partial volume of a voxel; more often small.
         low_resolution: probability of thick slices along a random axis.
         thickness_mm: largest slice thickness.
         overhang: probability of a window anywhere on the head and over its edge, not centred within the brain.
@@ -348,7 +348,9 @@ class ScanGenerator:
             axis = int(torch.randint(3, (), generator=random))
             thickness = uniform(random, config.spacing, max(config.thickness_mm, config.spacing))
             scan = low_resolution(scan, axis, thickness / config.spacing)
-        return smooth3(scan, uniform(random, *config.blur_mm) / config.spacing)
+        # Most scans are sharp; averages of many heads are not.
+        least, largest = config.blur_mm
+        return smooth3(scan, (least + (largest - least) * uniform(random, 0, 1) ** 2) / config.spacing)
 
     def _overview_range(self, head: HeadMap, look: _Look, noise: torch.Generator) -> tuple[float, float]:
         """The intensity range of the whole head, as `normalise` would find it in the whole scan.
