@@ -72,6 +72,8 @@ class TestRead:
         assert maps.target[folded[0]].tolist() == maps.target[folded[1]].tolist() == [8, 8]  # cerebellar cortex
         assert maps.target[maps.folds[0][folded[0]]].tolist() == [7, 7]  # its white matter
         assert maps.target[maps.folds[1][folded[1]]].tolist() == [0, 0]
+        assert set(maps.target[maps.white].tolist()) == {4}
+        assert set(maps.target[maps.deep].tolist()) == {9, 10, 11, 12, 14, 15, 16}
         head = maps.heads[0]
         assert 110 < float((head.brain_high - head.brain_low)[0]) < 160
 

@@ -30,6 +30,7 @@ from voxseg.data.synthesis import GeneratorConfig, ScanGenerator
 
 SCHEME = LabelScheme(classes=[2, 3, 4, 10])
 PLAIN = {
+    "soft_borders": 0,
     "rotation_deg": 0,
     "scale": 0,
     "deformation_mm": 0,
@@ -238,6 +239,50 @@ class TestIntensities:
             low, high = intensity_range(scan)
             assert low == 0
             assert high == pytest.approx(1, abs=0.25)
+
+
+class TestSoftBorders:
+    """The toy heads have thalami (class 4) in their white matter (class 1), which is brighter in T1."""
+
+    @staticmethod
+    def both(maps: LabelMaps, count: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Scans with sharp and with soft borders, alike otherwise, and their labels."""
+        sharp, soft = (
+            pairs(plain(maps, window=SHAPE, spacing=SPACING, soft_borders=share), count) for share in (0, 0.8)
+        )
+        return [(one, other, target) for (one, target), (other, _) in zip(sharp, soft, strict=True)]
+
+    def test_contrast_is_lost_near_the_border_on_either_side(self, maps: LabelMaps) -> None:
+        darker, brighter = [], []
+        for sharp, soft, target in self.both(maps, 12):
+            white, deep = ((target == k) for k in (1, 4))
+            change = soft - sharp
+            assert change[~white & ~deep].abs().max() < 1e-6
+            assert change[white].max() < 1e-6
+            assert change[deep].min() > -1e-6
+            far = functional.max_pool3d(deep.float()[None, None], 17, 1, 8)[0, 0] == 0
+            assert change[white & far].abs().max() < 0.01
+            contrast = sharp[white].median() - sharp[deep].median()
+            darker.append(float(-change[white].min() / contrast))
+            brighter.append(float(change[deep].max() / contrast))
+        assert max(darker) > 0.3
+        assert max(brighter) > 0.3
+        assert min(darker) < 0.15
+        assert min(brighter) < 0.15
+
+    def test_without_white_matter_nothing_is_lost(self, cerebellum: LabelMaps) -> None:
+        for sharp, soft, _ in self.both(cerebellum, 2):
+            assert torch.equal(sharp, soft)
+
+    def test_it_is_never_reversed(self, maps: LabelMaps) -> None:
+        for sharp, soft, target in self.both(maps, 12):
+            contrast = sharp[target == 1].median() - sharp[target == 4].median()
+            across = (target[1:] == 1) & (target[:-1] == 4)
+            across &= sharp[1:] - sharp[:-1] > 0.95 * contrast  # no voxel with a share of both, or of a ventricle
+            if across.any():
+                left = (soft[1:] - soft[:-1])[across] / contrast
+                assert left.min() > 0.19
+                assert left.max() < 1
 
 
 class TestFolds:

@@ -22,6 +22,8 @@ CONFIGS = {
     "plain, even kernel": {"architecture": "plain_unet", "plain_kernel": 4},
     "shells": {"basis": "shells"},
     "anisotropic": {"spacing": 2.0},
+    "coarse logits": {"coarse_logits": True},
+    "coarse logits, plain": {"coarse_logits": True, "architecture": "plain_unet"},
     "one level": {"levels": ["4x0e+2x1e"], "encoder_convolutions": [2], "decoder_convolutions": []},
 }
 
@@ -44,7 +46,11 @@ def test_the_plain_form_computes_the_same_at_every_size(name: str) -> None:
         "decoder_convolutions": [1, 2],
     }
     spacing = (2.0, 2.0, 5.0) if name == "anisotropic" else None
-    network = build_network(NetworkConfig(**(known | CONFIGS[name])), spacing).fold()
+    network = build_network(NetworkConfig(**(known | CONFIGS[name])), spacing)
+    if network.coarse_logits is not None:
+        for parameter in network.coarse_logits.parameters():  # which are zero at first
+            torch.nn.init.normal_(parameter)
+    network = network.fold()
     plain = PlainUNet(network)  # type: ignore[arg-type]
     scripted = torch.jit.script(plain)
     for size in SIZES:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from voxseg.errors import UserError
 from voxseg.networks import NetworkConfig, build_network, networks
 from voxseg.networks.unet import grids
-from voxseg.steerable import FieldType, ways
+from voxseg.steerable import FieldType, upsample, ways
 from voxseg.testing import assert_equivariant, exact_error, grid_rotations, interpolated_error, rotation_matrix
 
 SMALL = {
@@ -188,6 +188,57 @@ def test_heads_are_fields_of_their_own() -> None:
         "pose": (1, 6, 12, 12, 12),
     }
     assert_equivariant(lambda x: network.forward_heads(x)["pose"], "1x0e", "2x1e", dtype=torch.float64, bound=None)
+
+
+class TestCoarseLogits:
+    @staticmethod
+    def trained(**options: object) -> torch.nn.Module:
+        """A network whose coarse logits are not zero any more."""
+        network = build(coarse_logits=True, **options).double()
+        for parameter in network.coarse_logits.parameters():
+            torch.nn.init.normal_(parameter)
+        return network
+
+    @pytest.mark.parametrize("architecture", networks())
+    @pytest.mark.parametrize("size", [(12, 14, 10), (13, 9, 11)])
+    def test_they_are_added_to_the_finest_logits_alone(self, architecture: str, size: tuple[int, int, int]) -> None:
+        network, x = self.trained(architecture=architecture), torch.randn(2, 1, *size, dtype=torch.float64)
+        finest, coarser = network.features(x, 2)
+        expected = network.logits[0](finest) + upsample(network.coarse_logits(coarser), size)
+        for mode in (torch.enable_grad, torch.no_grad):
+            with mode():
+                results = network(x, deep_supervision=True)
+                torch.testing.assert_close(results[0], expected, rtol=0, atol=1e-10)
+                torch.testing.assert_close(results[1], network.logits[1](coarser), rtol=0, atol=1e-10)
+                torch.testing.assert_close(network(x), expected, rtol=0, atol=1e-10)
+                torch.testing.assert_close(network.forward_heads(x)["segmentation"], expected, rtol=0, atol=1e-10)
+        folded = network.float().fold()(x.float())
+        torch.testing.assert_close(folded, expected.float(), rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("output", [None, "1x0e+1x1e"])
+    def test_networks_with_them_commute_with_rotations(self, output: str | None) -> None:
+        field = output or "3x0e"
+        network = self.trained(output=output, out_channels=FieldType(field).channels)
+        assert_equivariant(network, "1x0e", field, size=(13, 14, 11), bound=None, dtype=torch.float64)
+
+    def test_put_into_a_network_that_lacks_them_they_change_nothing(self) -> None:
+        without, network = build(), build(coarse_logits=True)
+        network.load_state_dict(without.state_dict(), strict=False)
+        x = torch.randn(1, 1, 12, 12, 12)
+        assert torch.equal(network(x), without(x))
+        network(x).square().sum().backward()
+        assert all(p.grad.abs().sum() > 0 for p in network.coarse_logits.parameters())
+
+    def test_checkpointing_computes_the_same(self) -> None:
+        x, gradients = torch.randn(1, 1, 12, 13, 12, dtype=torch.float64), []
+        for checkpointing in (False, True):
+            network = build(coarse_logits=True, checkpointing=checkpointing).double()
+            torch.nn.init.ones_(network.coarse_logits.weights[0])
+            network(x).square().sum().backward()
+            gradients.append({name: p.grad for name, p in network.named_parameters() if p.grad is not None})
+        assert gradients[0].keys() == gradients[1].keys() > {"coarse_logits.weights.0", "encoder.0.0.0.bias"}
+        for name, gradient in gradients[0].items():
+            torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("architecture", networks())

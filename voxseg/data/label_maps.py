@@ -31,6 +31,13 @@ FOLDED = ((8, 7), (47, 46))
 """FreeSurfer's ids of the cerebellar cortex of each side, and of the white matter that branches into its folds."""
 
 
+WHITE_MATTER = (2, 41)
+DEEP = (10, 11, 12, 13, 18, 26, 28, 49, 50, 51, 52, 54, 58, 60)
+"""FreeSurfer's ids of grey matter within the white matter: thalamus, caudate, putamen, pallidum, amygdala, accumbens,
+ventral diencephalon. Their borders are faint: fibres run through, and grey matter without a name (claustrum, basal
+forebrain) lies beside them in what label maps call white matter."""
+
+
 @dataclass(frozen=True)
 class HeadMap:
     """One head, stored as the rows of `LabelMaps`' tables.
@@ -67,6 +74,8 @@ class LabelMaps:
         brain: whether the row belongs to the brain, bool [R].
         folds: for each row those of the white matter and of the fluid that run through its folds, which label maps do
             not show, int64 [2, R]; a row's own where there are none.
+        white: whether the row is cerebral white matter, bool [R].
+        deep: whether it is grey matter within that, bool [R].
         relaxation: T1 and T2 in ms and proton density of each row, float32 [3, R]; NaN where unknown.
         prior: mean of the class mean, its deviation, mean of the class deviation, its deviation, float32 [4, classes].
         table: the labels that the targets stand for.
@@ -79,6 +88,8 @@ class LabelMaps:
     mirrored_target: Tensor
     brain: Tensor
     folds: Tensor
+    white: Tensor
+    deep: Tensor
     relaxation: Tensor
     prior: Tensor
     table: LabelTable
@@ -117,6 +128,8 @@ class LabelMaps:
             heads=[_read_head(path, columns[:, 0], brain, device) for path in paths],
             brain=torch.from_numpy(brain).to(device),
             folds=torch.from_numpy(_folds(columns[:, 0])).to(device),
+            white=torch.from_numpy(np.isin(columns[:, 0], WHITE_MATTER)).to(device),
+            deep=torch.from_numpy(np.isin(columns[:, 0], DEEP)).to(device),
             relaxation=relaxation(columns[:, 0]).to(device),
             prior=torch.from_numpy(prior[np.argsort(prior[:, 0]), 1:].T.astype(np.float32)).contiguous().to(device),
             table=table,

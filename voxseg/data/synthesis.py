@@ -31,6 +31,7 @@ from voxseg.data._intensity import (
     low_resolution,
     smooth3,
     smooth_noise,
+    smooth_widely,
     stripes,
 )
 from voxseg.data._spatial import Placement, draw_displacement, rotation_matrix, uniform, window_index
@@ -64,6 +65,8 @@ class GeneratorConfig(BaseModel):
         texture: least and largest factor on the variation within the classes of the brain.
         folds: largest share of white matter and of fluid in stripes through the cerebellar cortex, whose folds label
             maps do not show.
+        soft_borders: largest share of the contrast between deep grey matter and the white matter around it that is lost
+            at their border, over some mm; on which side of it differs from scan to scan.
         skull_strip: probability that what is not brain is set to zero, more or less tightly; tissue that is lost so
             has no label either.
         noisy_air: probability that the air around an unstripped head is noisy, not exactly zero.
@@ -96,6 +99,7 @@ class GeneratorConfig(BaseModel):
     spread: float = Field(default=1.0, ge=0)
     texture: tuple[float, float] = (0.05, 0.6)
     folds: float = Field(default=0.8, ge=0, le=1)
+    soft_borders: float = Field(default=0.8, ge=0, le=1)
     skull_strip: float = Field(default=0.5, ge=0, le=1)
     noisy_air: float = Field(default=0.75, ge=0, le=1)
     bias: float = Field(default=0.2, ge=0)
@@ -139,6 +143,9 @@ class _Look:
     tissue: Tissue
     folds: tuple[float, float]
     fold_wave: Tensor
+    soft_outside: float
+    soft_inside: float
+    soft_sigma_mm: float
     shading: Shading
     exponent: float
     noise: float
@@ -244,11 +251,15 @@ class ScanGenerator:
         # From a cut into the cortex to a margin of fluid and skull around it; half of the scans end within 1 mm.
         margin = 8 * uniform(random, 0, 1) ** 2 - 1
         wave = torch.randn(3, generator=random)
+        softness, outside = uniform(random, 0, config.soft_borders), uniform(random, 0, 1)
         return _Look(
             tissue=Tissue(*(t.to(self.device) for t in (tissue.mean, tissue.deviation, tissue.texture))),
             folds=(uniform(random, 0, config.folds), uniform(random, 0, config.folds)),
             # From folia to the larger lobules.
             fold_wave=wave / wave.norm() * 2 * math.pi * config.spacing / uniform(random, 3, 10),
+            soft_outside=softness * outside,
+            soft_inside=softness * (1 - outside),
+            soft_sigma_mm=uniform(random, 1.5, 4),
             shading=draw_shading(random, config.bias, head.spacing),
             exponent=math.exp(config.gamma * (float(torch.randn((), generator=random)) - 0.5)),
             noise=WHITE * uniform(random, 0, config.noise),
@@ -280,6 +291,7 @@ class ScanGenerator:
         """The head with its scalp, as the scanner measures it, [X, Y, Z]."""
         tissue, window = look.tissue, self.config.window
         scan = tissue.mean[parts].mean(0)
+        self._soften(scan, rows, look)
         amplitude = tissue.texture * tissue.deviation
         for k, scale in enumerate(TEXTURE_SCALES):
             scan += amplitude[k][rows] * smooth_noise(window, scale, noise)
@@ -289,6 +301,20 @@ class ScanGenerator:
         scan = WHITE * (scan / WHITE) ** look.exponent
         tissue_mask = None if look.noisy_air else (rows > 0)
         return _magnitude(scan, look.noise, tissue_mask, noise)
+
+    def _soften(self, scan: Tensor, rows: Tensor, look: _Look) -> None:
+        """Blend deep grey matter and the white matter around it, each a little way into the other."""
+        white, deep = self.maps.white[rows], self.maps.deep[rows]
+        if self.config.soft_borders == 0 or not (deep.any() and self.maps.white.any()):
+            return
+        contrast = torch.where(deep, look.tissue.mean[rows] - look.tissue.mean[self.maps.white].mean(), 0)
+        volumes = torch.stack((white.float(), deep.float(), contrast))
+        near_white, near_deep, near_contrast = smooth_widely(volumes, look.soft_sigma_mm / self.config.spacing)
+        both = (near_white + near_deep).clamp_min(1e-3)
+        # On the border both shares are half, so that each side has all of what it is given of the other.
+        outside = (2 * near_deep / both).clamp_max(1) * near_contrast / near_deep.clamp_min(1e-3)
+        inside = (2 * near_white / both).clamp_max(1) * contrast
+        scan += look.soft_outside * outside * white - look.soft_inside * inside * deep
 
     def _fold(self, scan: Tensor, rows: Tensor, look: _Look, noise: torch.Generator) -> None:
         """Add white matter and fluid to the cerebellar cortex, in turn, in bent stripes."""
@@ -315,18 +341,12 @@ class ScanGenerator:
         if not look.stripped:
             return scan, target
         spacing, sigma = self.config.spacing, look.strip_sigma_mm
-        near = functional.avg_pool3d(self.maps.brain[rows].float()[None, None], 2, ceil_mode=True)[0, 0]
-        near = smooth3(near, sigma / (2 * spacing))
-        outline = 0.5 * smooth_noise(tuple(near.shape), 4, noise)
-        size = [2 * n for n in near.shape]
-        near, outline = functional.interpolate(
-            torch.stack((near, outline))[None], size=size, mode="trilinear", align_corners=False
-        )[0]
+        near = smooth_widely(self.maps.brain[rows].float()[None], sigma / spacing)[0]
+        outline = 0.5 * smooth_noise(self.config.window, 8, noise)
         # A blurred flat border is a normal distribution function of the distance to it, which its inverse gives back.
         inside = sigma * torch.special.ndtri(near.clamp(0, 1)) + look.strip_margin_mm + outline
         # The mask was binary on the scan's own voxels, so that interpolation leaves an edge about one voxel wide.
-        x, y, z = scan.shape
-        kept = (inside[:x, :y, :z] / spacing + 0.5).clamp(0, 1)
+        kept = (inside / spacing + 0.5).clamp(0, 1)
         return scan * kept, target * (kept > 0)
 
     def _cut(self, scan: Tensor, target: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -54,6 +54,8 @@ class PlainUNet(nn.Module):
         strides = [_convolution(stage[0]).stride for stage in list(network.encoder)[:0:-1]]  # type: ignore[index]
         self.upsample = nn.ModuleList(_Upsample(stride) for stride in strides)
         self.logits = _pointwise(network.logits[0])
+        self.coarse_logits = None if network.coarse_logits is None else _pointwise(network.coarse_logits)
+        self.upsample_logits = _Upsample(strides[-1] if strides else (1, 1, 1))
         self.requires_grad_(False)
         self.eval()
 
@@ -64,10 +66,14 @@ class PlainUNet(nn.Module):
             x = stage(x)
             skips.append(x)
         x = skips.pop()
+        coarser = x
         for narrow, upsample, stage in zip(self.narrow, self.upsample, self.decoder):  # noqa: B905 - not in TorchScript
             skip = skips.pop()
+            coarser = x
             x = stage(torch.cat([skip, upsample(narrow(x), skip)], 1))
         x = self.logits(x)
+        if self.coarse_logits is not None:
+            x = x + self.upsample_logits(self.coarse_logits(coarser), x)
         return torch.sigmoid(x) if self.overlapping else torch.softmax(x, 1)
 
 

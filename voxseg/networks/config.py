@@ -75,6 +75,11 @@ class NetworkConfig(BaseModel):
         False, description="run steerable kernels as dense convolutions, for devices where that is faster"
     )
     deep_supervision: bool = Field(True, description="logits on the coarser decoder levels too, for the loss")
+    coarse_logits: bool = Field(
+        False,
+        description="what is read from the next coarser level is upsampled and added to the finest logits: there, so "
+        "to speak, intensities at which one class becomes another change from place to place",
+    )
     checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory, more time")
     heads: dict[str, str] = Field(
         default_factory=dict,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..steerable import FieldType, Irrep, beside_upsampled, strides_for
+from ..steerable import FieldType, Irrep, add_upsampled, beside_upsampled, strides_for
 from .config import NetworkConfig
 from .layers import Block
 
@@ -91,6 +91,11 @@ class UNet(nn.Module):
         logits = config.output_field
         supervised = max(depth - 1, 1) if config.deep_supervision else 1
         self.logits = nn.ModuleList(layers.linear(field, logits) for field in decoded[:supervised])
+        self.coarse_logits = layers.linear(decoded[1], logits) if config.coarse_logits and depth > 1 else None
+        if self.coarse_logits is not None:
+            # Nothing is added at first, so that it can be put into a trained network that lacks it.
+            for parameter in self.coarse_logits.parameters():
+                nn.init.zeros_(parameter)
         self.heads = nn.ModuleDict(
             {name: layers.linear(decoded[0], FieldType(field)) for name, field in config.heads.items()}
         )
@@ -103,8 +108,11 @@ class UNet(nn.Module):
 
     def forward_heads(self, x: Tensor) -> dict[str, Tensor]:
         """All outputs by name: ``segmentation`` and the config's further heads."""
-        finest = self.features(x)[0]
-        return {"segmentation": self.logits[0](finest)} | {name: head(finest) for name, head in self.heads.items()}
+        finest, *coarser = self.features(x, 2)
+        logits = self.logits[0](finest)
+        if self.coarse_logits is not None:
+            logits = add_upsampled(logits, self.coarse_logits(coarser[0]))
+        return {"segmentation": logits} | {name: head(finest) for name, head in self.heads.items()}
 
     def features(self, x: Tensor, levels: int = 1, heads: Heads = ()) -> list[Tensor]:
         """Decoder features of the ``levels`` finest grids, finest first: ``[B, C_level, ceil(X / 2^level), ...]``.
@@ -131,13 +139,16 @@ class UNet(nn.Module):
         """From the coarser features to those of a level, ``[B, C_level, grid of skip]``, or what a head makes of them.
 
         ``[B, 2 C_level, ...]`` go into the first block; where it can, it upsamples half of them a few planes at a time.
+        With a head, which is that of the finest logits, the coarse logits are added where the network has them.
         """
+        added = None if head is None or self.coarse_logits is None else self.coarse_logits(x)
         *others, last = self.decoder[level].children()
         coarse: Tensor | None = self.narrow[level](x)
         x = skip
         for block in others:
             x, coarse = _through(block, x, coarse), None
-        return _through(last, x, coarse, head)
+        x = _through(last, x, coarse, head)
+        return x if added is None else add_upsampled(x, added)
 
     def fold(self) -> nn.Module:
         """A copy for inference whose steerable layers are multiplied out to constant weights; it computes the same."""

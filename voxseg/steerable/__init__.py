@@ -10,7 +10,7 @@ from .fields import FieldType, Irrep
 from .harmonics import solid_harmonics, wigner_3j, wigner_d
 from .linear import FieldLinear, PointwiseConv3d
 from .nonlinearity import FieldNorm, Gate, GatedNorm, gated_norm
-from .resampling import beside_upsampled, strides_for, upsample
+from .resampling import add_upsampled, beside_upsampled, strides_for, upsample
 from .tensors import (
     contract,
     expand,
@@ -35,6 +35,7 @@ __all__ = [
     "ShellBasis",
     "SolidHarmonicBasis",
     "SteerableConv3d",
+    "add_upsampled",
     "beside_upsampled",
     "contract",
     "expand",

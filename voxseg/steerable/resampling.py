@@ -13,6 +13,9 @@ from .axes import along
 # What a coarse sample gives to the fine ones, on axes of twice as many samples and of twice as many less one.
 _EVEN, _ODD = (0.25, 0.75, 0.75, 0.25), (0.5, 1.0, 0.5)
 
+PLANES = 8
+"""Planes that are upsampled at a time where nothing upsampled shall be whole."""
+
 
 def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
     """Linear interpolation to the finer grid from which a stride-2 convolution came.
@@ -45,6 +48,21 @@ def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
 def beside_upsampled(x: Tensor, coarse: Tensor | None) -> Tensor:
     """The channels of ``x``, then those of ``coarse`` upsampled to its grid: ``[B, C + C_coarse, X, Y, Z]``."""
     return x if coarse is None else torch.cat([x, upsample(coarse, x.shape[2:])], 1)
+
+
+def add_upsampled(x: Tensor, coarse: Tensor) -> Tensor:
+    """``x + upsample(coarse)`` on the grid of ``x``, ``[B, C, X, Y, Z]``.
+
+    Where no gradients are asked for, ``x`` itself is changed, a few planes at a time: nothing else is ever whole.
+    """
+    size = x.shape[2:]
+    if torch.is_grad_enabled():
+        return x + upsample(coarse, size)
+    for fine, rows in zip(x.movedim(1, -1), coarse.movedim(1, -1), strict=True):
+        for first in range(0, size[0], PLANES):
+            last = min(first + PLANES, size[0])
+            fine[first:last] += upsample_planes(rows, size, first, last)
+    return x
 
 
 def upsample_planes(x: Tensor, size: Sequence[int], first: int, last: int) -> Tensor:
