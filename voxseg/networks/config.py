@@ -77,8 +77,8 @@ class NetworkConfig(BaseModel):
     deep_supervision: bool = Field(True, description="logits on the coarser decoder levels too, for the loss")
     coarse_logits: bool = Field(
         False,
-        description="what is read from the next coarser level is upsampled and added to the finest logits: there, so "
-        "to speak, intensities at which one class becomes another change from place to place",
+        description="read logits from the next coarser level too, upsampled and added to the finest: what the "
+        "surroundings say of each class then need not pass through the few fields of the finest level",
     )
     checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory, more time")
     heads: dict[str, str] = Field(
