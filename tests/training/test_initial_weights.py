@@ -72,7 +72,7 @@ def test_the_packaged_model_by_name() -> None:
     origin, _, after = take("brain", **{**packaged.model_dump(), "out_channels": 40})
     assert origin["model"] == "brain"
     assert origin["steps"] > 0
-    assert {name.split(".")[0] for name in origin["new"]} == {"logits"}
+    assert {name.split(".")[0] for name in origin["new"]} == {"logits", "coarse_logits"}
     assert all(tensor.isfinite().all() for tensor in after.values())
     assert resolve_model("brain") == "brain"
     assert Path(resolve_model("./brain")).is_absolute()
