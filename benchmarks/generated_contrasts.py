@@ -13,7 +13,6 @@ structure in one contrast at 1 mm: the Dice, the volume against the true one, an
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from voxseg.data.label_scheme import LabelScheme
 from voxseg.data.layout import LABEL_TABLE
 from voxseg.data.overlap import joint_counts
 from voxseg.data.volume import Volume
+from voxseg.data.written_table import read_written_table
 from voxseg.evaluation.disturbances import coarsen_grid, coarsen_image, coarsen_labels
 from voxseg.inference.locate import locate_model
 from voxseg.inference.model import load_model
@@ -114,7 +114,8 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     scheme = LabelScheme(**yaml.safe_load((locate_model(arguments.model) / "config.yaml").read_text())["labels"])
-    heads = [read_head(arguments.folder, name, scheme) for name in arguments.maps]
+    meaning = read_meaning(arguments.folder / LABEL_TABLE)
+    heads = [read_head(arguments.folder / f"{name}.nii.gz", meaning, scheme) for name in arguments.maps]
     trial = Trial(heads, scheme.predicted().names, Predictor(load_model(arguments.model)))
     if arguments.errors:
         print_errors(trial, arguments.errors)
@@ -122,16 +123,22 @@ def main() -> None:
         print_table(trial)
 
 
-def read_head(folder: Path, name: str, scheme: LabelScheme) -> tuple[NDArray[np.int64], NDArray[np.uint8], Geometry]:
-    """A label map, the classes that its labels stand for (a lesion is white matter), and its grid."""
-    image = nib.as_closest_canonical(nib.load(folder / f"{name}.nii.gz"))
+def read_head(
+    path: Path, meaning: NDArray[np.int64], scheme: LabelScheme
+) -> tuple[NDArray[np.int64], NDArray[np.uint8], Geometry]:
+    """A label map, the classes that its labels stand for, and its grid."""
+    image = nib.as_closest_canonical(nib.load(path))
     labels = np.asanyarray(image.dataobj).astype(np.int64)
-    with (folder / LABEL_TABLE).open(newline="") as file:
-        rows = [(int(row["map_label"]), int(row["segmentation_label"])) for row in csv.DictReader(file)]
-    meaning = np.zeros(max(label for label, _ in rows) + 1, dtype=np.int64)
-    for label, stands_for in rows:
-        meaning[label] = stands_for
     return labels, scheme.to_classes(meaning[labels]).astype(np.uint8), Geometry(image.shape, image.affine)
+
+
+def read_meaning(path: Path) -> NDArray[np.int64]:
+    """For each label of the maps the id that it is learned as: of a lesion that of white matter."""
+    rows = [row for _, row in read_written_table(path)[1]]
+    labels, learned = (np.array([int(row[key]) for row in rows]) for key in ("map_label", "segmentation_label"))
+    meaning = np.zeros(labels.max() + 1, dtype=np.int64)
+    meaning[labels] = learned
+    return meaning
 
 
 def print_table(trial: Trial) -> None:

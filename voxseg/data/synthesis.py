@@ -304,8 +304,10 @@ class ScanGenerator:
 
     def _soften(self, scan: Tensor, rows: Tensor, look: _Look) -> None:
         """Blend deep grey matter and the white matter around it, each a little way into the other."""
+        if self.config.soft_borders == 0 or not self.maps.white.any():
+            return
         white, deep = self.maps.white[rows], self.maps.deep[rows]
-        if self.config.soft_borders == 0 or not (deep.any() and self.maps.white.any()):
+        if not deep.any():
             return
         contrast = torch.where(deep, look.tissue.mean[rows] - look.tissue.mean[self.maps.white].mean(), 0)
         volumes = torch.stack((white.float(), deep.float(), contrast))
