@@ -26,7 +26,7 @@ from voxseg.inference.memory import held_memory, memory_left, network_bytes
 from voxseg.inference.model import Model
 from voxseg.inference.pieces import found, keep_largest, largest_and_others
 from voxseg.inference.plan import Plan, Run, choose_run
-from voxseg.inference.restore import ProbabilitySink, Restorer, sweep_axis
+from voxseg.inference.restore import ProbabilitySink, Restorer, least_probability, sweep_axis
 from voxseg.inference.sides import find_mid_surface, header_mid_surface
 from voxseg.inference.windows import in_planes
 
@@ -274,8 +274,7 @@ class Predictor:
         if surface is None:
             surface = header_mid_surface(job.prepared.grid, paired)
         distance = surface.distance(structures.shape, spacing)
-        # A voxel of the scan has a class of probability 1 / K at least, and so has one of the corners it draws on.
-        possible = paired >= 0.99 / self.sides.channels
+        possible = paired >= 0.99 * least_probability(self.sides.channels)
         restorer.tell_sides(np.moveaxis(distance, axis, 0), np.moveaxis(possible, axis, 0), self.sides.right)
 
     def _in_windows(self, job: _Job, run: Run) -> NDArray[np.uint8]:

@@ -1,11 +1,16 @@
 """From class probabilities on the working grid to the label of each voxel of the scan, slab by slab.
 
+Of exclusive classes it is the logarithm of the probability that is interpolated. Across a border between two classes
+that of their ratio is about proportional to the distance from it, so that linear interpolation finds the border between
+the voxels, which probabilities, of the shape of an S, move towards the voxel that is less sure.
+
 `Restorer` takes the probabilities in pieces, as the windows that the network runs in become complete, so that neither
 on the working grid nor on the scan's are all classes ever held for the whole volume.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -19,9 +24,12 @@ from voxseg.data.resample import axis_positions
 from voxseg.inference.interpolation import Sheared, Straight
 from voxseg.inference.pieces import THRESHOLD, keep_largest
 
-__all__ = ["ProbabilitySink", "Restorer", "keep_largest", "restore", "sweep_axis"]
+__all__ = ["ProbabilitySink", "Restorer", "keep_largest", "least_probability", "restore", "sweep_axis"]
 
 SLAB_ELEMENTS = 2**19  # voxels of a slab at the scan's resolution: a few MiB of working memory, which stay in cache
+
+LEAST = 1e-3
+"""Probabilities below count as this one: how sure a voxel is that a class is absent must not outweigh the others."""
 
 Layout = tuple[int, int, int]
 
@@ -66,16 +74,30 @@ def restore(
     return restorer.result
 
 
-class Restorer:
-    """The class at each voxel of the scan, from linearly interpolated probabilities that come plane by plane.
+def evidence(probabilities: Tensor) -> Tensor:
+    """What is interpolated of exclusive classes: 0 for one that is absent."""
+    return (probabilities / LEAST).clamp_(min=1).log_()
 
-    Of exclusive classes it is the most probable one. Overlapping regions are painted one after the other, each where
-    its probability is above a half.
+
+def least_probability(classes: int) -> float:
+    """What the class of a voxel of the scan has in at least one of the voxels of the working grid that it draws on.
+
+    In each of those one of K classes has a probability of 1/K or more, and the evidence of that. The class with most of
+    it after interpolation has no less than the mean over classes: a K-th.
+    """
+    return LEAST * max(1 / (LEAST * classes), 1.0) ** (1 / classes)
+
+
+class Restorer:
+    """The class at each voxel of the scan, from probabilities that come plane by plane.
+
+    Of exclusive classes it is the one with the most `evidence`, the logarithm of the probability over `LEAST`,
+    interpolated linearly. Overlapping regions are painted one after the other, each where its linearly interpolated
+    probability is above a half.
 
     Never are all classes held at the scan's resolution: only one class of one slab is, and a running maximum. A class
-    is looked at only where it can win, inside the box of the voxels of the slab at which its probability is at least
-    1/K (a half for regions): the largest of K numbers that sum to one is no less, and interpolation exceeds no corner.
-    So the result is that of interpolating everything.
+    is looked at only where it can win, inside the box of the voxels of the slab at which it reaches `least_probability`
+    (a half for regions): interpolation exceeds no corner. So the result is that of interpolating everything.
 
     Args:
         grid: of the probabilities, as `prepare` has chosen it for the scan.
@@ -83,7 +105,8 @@ class Restorer:
         axis: of `grid`, across which the planes come, the first one first.
         layout: axes of the scan from the one with the largest step in memory to the smallest.
         painted: for regions, the class index that each of the K gives to its voxels.
-        sink: takes the probabilities in the scan's grid. The axis then has to run along the scan's last stored one.
+        sink: takes the probabilities in the scan's grid, of which that of the class told is the largest. The axis then
+            has to run along the scan's last stored one.
         progress: called with the fraction done.
 
     Attributes:
@@ -148,10 +171,10 @@ class Restorer:
     def clear(self, small: NDArray[np.bool_], largest: NDArray[np.bool_]) -> None:
         """Make background of pieces that are not wanted, after all planes were fed.
 
-        Exactly what comes of making them background before interpolating, wherever a voxel of the scan draws on
-        neighbours in the working grid only: pieces do not touch, so it draws on one of them and on voxels where the
-        background is the most probable class already. Where the scan is coarser than the working grid, a voxel may draw
-        on a small piece and on the largest one. The one with the larger share has it then.
+        What comes of making them background before interpolating, but for single voxels, wherever a voxel of the scan
+        draws on neighbours in the working grid only: pieces do not touch, so it draws on one of them and on voxels
+        where the background is the most probable class already. Where the scan is coarser than the working grid, a
+        voxel may draw on a small piece and on the largest one. The one with the larger share has it then.
 
         Args:
             small: `[N, U, V]` in the working grid, the swept axis first.
@@ -202,8 +225,9 @@ class Restorer:
     def _do(self, chunk: Tensor, first: int, start: int, stop: int) -> None:
         """Rows from `start` to `stop` from the planes that they draw on, which begin at `first`."""
         regions = self._painted is not None
-        chunk = self._way.arranged(chunk)
-        least = THRESHOLD if regions else 1 / len(chunk)
+        chunk, least = self._way.arranged(chunk), THRESHOLD
+        if not regions:
+            chunk, least = evidence(chunk), math.log(least_probability(len(chunk)) / LEAST)
         shape = (stop - start, *self._rows.shape[1:])
         winner = torch.zeros(shape, dtype=torch.uint8, device=chunk.device)
         best = torch.zeros(0 if regions else shape, device=chunk.device)
@@ -220,8 +244,10 @@ class Restorer:
         self._rows[start:stop] = winner.cpu().numpy()
         if self._sink is not None:
             values = self._way.values(chunk, first, start, stop)
-            if not regions:  # what lies outside the grid is background
-                values[0] += (1 - values.sum(0)).clamp_(min=0)
+            if not regions:
+                values.expm1_()  # back to probabilities, of which `LEAST` is taken, so that absent classes have none
+                values /= values.sum(0).clamp_(min=1e-6)
+                values[0] += 1 - values.sum(0)  # what lies outside the grid is background
             self._sink.write(*self._slices(start, stop, values.cpu().numpy()))
 
     def _slices(self, start: int, stop: int, values: NDArray[Any]) -> tuple[int, NDArray[Any]]:
