@@ -105,6 +105,17 @@ def test_missing_structures_do_not_matter_until_few_are_left():
     assert found(np.zeros(SHAPE, np.uint8)) is None
 
 
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_tumour_that_is_called_other_structures_does_not_matter(side):
+    classes, right = toy_brain()
+    x, y, z = (SPACING * (np.arange(n) - (n - 1) / 2) for n in SHAPE)
+    distance = np.sqrt((x[:, None, None] - 36 * side) ** 2 + (y[:, None] - 45) ** 2 + (z - 25) ** 2)
+    tumour = (distance < 26) & (classes > 0)
+    for label_id, radius in ((8, 26), (7, 20), (17, 16), (26, 10)):
+        classes[tumour & (distance < radius)] = 1 + SCHEME.classes.index(label_id)
+    assert agreement(found(classes), classes, right) > 0.995
+
+
 def test_where_nothing_tells_the_header_does():
     classes, right = toy_brain()
     grid = Geometry(SHAPE, np.diag([SPACING, SPACING, SPACING, 1.0]))
