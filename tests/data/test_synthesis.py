@@ -21,6 +21,7 @@ from voxseg.data.synthesis import GeneratorConfig, ScanGenerator
 SCHEME = LabelScheme(classes=[2, 3, 4, 10])
 PLAIN = {
     "soft_borders": 0,
+    "lesions": 0,
     "rotation_deg": 0,
     "scale": 0,
     "deformation_mm": 0,
@@ -247,6 +248,14 @@ class TestSoftBorders:
                 left = (soft[1:] - soft[:-1])[across] / contrast
                 assert left.min() > 0.19
                 assert left.max() < 1
+
+
+class TestLesions:
+    def test_they_change_the_scan_within_the_brain_and_no_label(self, maps: LabelMaps) -> None:
+        healthy, ill = (pairs(plain(maps, window=SHAPE, spacing=SPACING, lesions=share), 6) for share in (0, 1))
+        for (scan, target), (changed, same) in zip(healthy, ill, strict=True):
+            assert torch.equal(target, same)
+            assert bool(((scan - changed).abs() > 0.02)[target > 0].any())
 
 
 class TestFolds:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from torch import Tensor
 from torch.nn import functional
 
+from voxseg.data._disease import Lesion, draw_lesions, paint_lesions
 from voxseg.data._intensity import (
     WHITE,
     Shading,
@@ -67,6 +68,8 @@ class GeneratorConfig(BaseModel):
             maps do not show.
         soft_borders: largest share of the contrast between deep grey matter and the white matter around it that is lost
             at their border, over some mm; on which side of it differs from scan to scan.
+        lesions: probability that a head has lesions, up to three of 2.5 to 32 mm in radius and of any intensity. Labels
+            stay those of the tissue below.
         skull_strip: probability that what is not brain is set to zero, more or less tightly; tissue that is lost so
             has no label either.
         noisy_air: probability that the air around an unstripped head is noisy, not exactly zero.
@@ -100,6 +103,7 @@ class GeneratorConfig(BaseModel):
     texture: tuple[float, float] = (0.05, 0.6)
     folds: float = Field(default=0.8, ge=0, le=1)
     soft_borders: float = Field(default=0.8, ge=0, le=1)
+    lesions: float = Field(default=0.25, ge=0, le=1)
     skull_strip: float = Field(default=0.5, ge=0, le=1)
     noisy_air: float = Field(default=0.75, ge=0, le=1)
     bias: float = Field(default=0.2, ge=0)
@@ -146,6 +150,7 @@ class _Look:
     soft_outside: float
     soft_inside: float
     soft_sigma_mm: float
+    lesions: tuple[Lesion, ...]
     shading: Shading
     exponent: float
     noise: float
@@ -260,6 +265,7 @@ class ScanGenerator:
             soft_outside=softness * outside,
             soft_inside=softness * (1 - outside),
             soft_sigma_mm=uniform(random, 1.5, 4),
+            lesions=draw_lesions(random, config.lesions),
             shading=draw_shading(random, config.bias, head.spacing),
             exponent=math.exp(config.gamma * (float(torch.randn((), generator=random)) - 0.5)),
             noise=WHITE * uniform(random, 0, config.noise),
@@ -292,6 +298,10 @@ class ScanGenerator:
         tissue, window = look.tissue, self.config.window
         scan = tissue.mean[parts].mean(0)
         self._soften(scan, rows, look)
+        if look.lesions:
+            brain, white = self.maps.brain[rows], self.maps.white[rows]
+            bright = float((tissue.mean * self.maps.brain).max())
+            paint_lesions(scan, look.lesions, brain, white, bright, self.config.spacing, noise)
         amplitude = tissue.texture * tissue.deviation
         for k, scale in enumerate(TEXTURE_SCALES):
             scan += amplitude[k][rows] * smooth_noise(window, scale, noise)
