@@ -2,10 +2,12 @@
 
     python benchmarks/repeated_scans.py VALIDATION/1003/t1.nii.gz VALIDATION/1023/t1.nii.gz
     python benchmarks/repeated_scans.py WHOLE_HEADS/t1.nii.gz WHOLE_HEADS/pd.nii.gz --register
+    python benchmarks/repeated_scans.py CASE_t1ce.nii.gz CASE_flair.nii.gz --aligned --without CASE_seg.nii.gz
 
 With `--register` the second scan is laid on the first one: rigidly, by mutual information (SimpleITK), starting from
 what the headers say; how far it had to move from there is printed. The second segmentation is then carried to the
-first grid, and Dice is taken where both fields of view cover it.
+first grid, and Dice is taken where both fields of view cover it. With `--aligned` both scans have one grid, as those of
+BraTS. `--without` names labels in the grid of the first scan, of a tumour, where nothing is counted for Dice.
 """
 
 from __future__ import annotations
@@ -58,22 +60,24 @@ def registered(still: sitk.Image, moving: sitk.Image) -> sitk.Transform:
     return found
 
 
-def overlaid_dice(volumes: tuple[Volume, Volume], found: tuple[Segmentation, Segmentation], classes: int) -> Scores:
-    """Dice of each class on the grid of the first scan."""
+def overlaid(volumes: tuple[Volume, Volume], found: tuple[Segmentation, Segmentation]) -> NDArray[np.int16]:
+    """The second segmentation on the grid of the first scan, -1 where its field of view does not reach."""
     still, moving = (as_itk(v.data, v.geometry) for v in volumes)
     transform = registered(still, moving)
     labels = as_itk(found[1].classes, volumes[1].geometry)
     other = sitk.GetArrayFromImage(sitk.Resample(labels, still, transform, sitk.sitkNearestNeighbor, -1.0)).T
-    covered = other >= 0
-    print(f"the second field of view covers {100 * covered[found[0].classes > 0].mean():.1f} % of the first's brain")
-    here = np.where(covered, found[0].classes, 0).astype(np.uint8)
-    return dice(here, np.where(covered, other, 0).astype(np.uint8), classes)
+    covers = (other >= 0)[found[0].classes > 0].mean()
+    print(f"the second field of view covers {100 * covers:.1f} % of the first's brain")
+    return other.astype(np.int16)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scans", nargs=2, type=Path)
-    parser.add_argument("--register", action="store_true", help="lay them on each other, for Dice")
+    laid = parser.add_mutually_exclusive_group()
+    laid.add_argument("--register", action="store_true", help="lay them on each other, for Dice")
+    laid.add_argument("--aligned", action="store_true", help="they have one grid, for Dice")
+    parser.add_argument("--without", type=Path, help="labels where nothing is counted for Dice")
     parser.add_argument("--model", default="brain")
     arguments = parser.parse_args()
     predictor = Predictor(load_model(arguments.model))
@@ -87,13 +91,20 @@ def main() -> None:
         ]
     )
     change = 200 * np.abs(sizes[0] - sizes[1]) / np.maximum(sizes.sum(0), 1e-9)
-    overlap = overlaid_dice((first, second), found, len(table)) if arguments.register else np.full(len(table), np.nan)
+    overlap: Scores = np.full(len(table), np.nan)
+    if arguments.register or arguments.aligned:
+        here = found[0].classes
+        other = overlaid((first, second), found) if arguments.register else found[1].classes.astype(np.int16)
+        counted = other >= 0
+        if arguments.without:
+            counted &= read_volume(arguments.without).data == 0
+        overlap = dice(np.where(counted, here, 0), np.where(counted, other, 0).astype(np.uint8), len(table))
     print(f"quality {found[0].quality:.2f} and {found[1].quality:.2f}")
     print(f"{'structure':30s} {'first ml':>9s} {'second ml':>9s} {'differ %':>9s} {'Dice':>6s}")
     for k, name in enumerate(table.names):
         print(f"{name:30s} {sizes[0, k]:9.2f} {sizes[1, k]:9.2f} {change[k]:9.2f} {overlap[k]:6.3f}")
     print(f"median difference of volumes {np.median(change):.2f} %, largest {change.max():.2f} %")
-    if arguments.register:
+    if not np.isnan(overlap).all():
         print(f"mean Dice {np.nanmean(overlap):.3f}")
 
 
