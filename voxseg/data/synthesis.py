@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from torch import Tensor
 from torch.nn import functional
 
+from voxseg.data._detail import add_folds, soften_borders
 from voxseg.data._disease import Lesion, draw_lesions, paint_lesions
 from voxseg.data._intensity import (
     WHITE,
@@ -33,7 +34,6 @@ from voxseg.data._intensity import (
     smooth3,
     smooth_noise,
     smooth_widely,
-    stripes,
 )
 from voxseg.data._spatial import Placement, draw_displacement, rotation_matrix, uniform, window_index
 from voxseg.data.label_maps import HeadMap, LabelMaps
@@ -147,8 +147,7 @@ class _Look:
     tissue: Tissue
     folds: tuple[float, float]
     fold_wave: Tensor
-    soft_outside: float
-    soft_inside: float
+    soft: tuple[float, float]
     soft_sigma_mm: float
     lesions: tuple[Lesion, ...]
     shading: Shading
@@ -262,8 +261,7 @@ class ScanGenerator:
             folds=(uniform(random, 0, config.folds), uniform(random, 0, config.folds)),
             # From folia to the larger lobules.
             fold_wave=wave / wave.norm() * 2 * math.pi * config.spacing / uniform(random, 3, 10),
-            soft_outside=softness * outside,
-            soft_inside=softness * (1 - outside),
+            soft=(softness * outside, softness * (1 - outside)),
             soft_sigma_mm=uniform(random, 1.5, 4),
             lesions=draw_lesions(random, config.lesions),
             shading=draw_shading(random, config.bias, head.spacing),
@@ -297,7 +295,9 @@ class ScanGenerator:
         """The head with its scalp, as the scanner measures it, [X, Y, Z]."""
         tissue, window = look.tissue, self.config.window
         scan = tissue.mean[parts].mean(0)
-        self._soften(scan, rows, look)
+        if self.config.soft_borders > 0:
+            sigma = look.soft_sigma_mm / self.config.spacing
+            soften_borders(scan, rows, self.maps, tissue.mean, look.soft, sigma)
         if look.lesions:
             brain, white = self.maps.brain[rows], self.maps.white[rows]
             bright = float((tissue.mean * self.maps.brain).max())
@@ -305,39 +305,13 @@ class ScanGenerator:
         amplitude = tissue.texture * tissue.deviation
         for k, scale in enumerate(TEXTURE_SCALES):
             scan += amplitude[k][rows] * smooth_noise(window, scale, noise)
-        self._fold(scan, rows, look, noise)
+        if self.config.folds > 0:
+            add_folds(scan, rows, self.maps, tissue.mean, look.folds, look.fold_wave, noise)
         scan.clamp_(min=0)
         scan *= self._window_shading(look, placement)
         scan = WHITE * (scan / WHITE) ** look.exponent
         tissue_mask = None if look.noisy_air else (rows > 0)
         return _magnitude(scan, look.noise, tissue_mask, noise)
-
-    def _soften(self, scan: Tensor, rows: Tensor, look: _Look) -> None:
-        """Blend deep grey matter and the white matter around it, each a little way into the other."""
-        if self.config.soft_borders == 0 or not self.maps.white.any():
-            return
-        white, deep = self.maps.white[rows], self.maps.deep[rows]
-        if not deep.any():
-            return
-        contrast = torch.where(deep, look.tissue.mean[rows] - look.tissue.mean[self.maps.white].mean(), 0)
-        volumes = torch.stack((white.float(), deep.float(), contrast))
-        near_white, near_deep, near_contrast = smooth_widely(volumes, look.soft_sigma_mm / self.config.spacing)
-        both = (near_white + near_deep).clamp_min(1e-3)
-        # On the border both shares are half, so that each side has all of what it is given of the other.
-        outside = (2 * near_deep / both).clamp_max(1) * near_contrast / near_deep.clamp_min(1e-3)
-        inside = (2 * near_white / both).clamp_max(1) * contrast
-        scan += look.soft_outside * outside * white - look.soft_inside * inside * deep
-
-    def _fold(self, scan: Tensor, rows: Tensor, look: _Look, noise: torch.Generator) -> None:
-        """Add white matter and fluid to the cerebellar cortex, in turn, in bent stripes."""
-        mean, own = look.tissue.mean, torch.arange(len(look.tissue.mean), device=self.device)
-        folded = (self.maps.folds[0] != own)[rows]
-        if self.config.folds == 0 or not folded.any():
-            return
-        wave = stripes(look.fold_wave, 2 * smooth_noise(self.config.window, 8, noise))[folded]
-        white, fluid = (mean[other] - mean for other in self.maps.folds)
-        white, fluid = look.folds[0] * white[rows[folded]], look.folds[1] * fluid[rows[folded]]
-        scan[folded] += wave.clamp_min(0) * white - wave.clamp_max(0) * fluid
 
     def _window_shading(self, look: _Look, placement: Placement) -> Tensor:
         """The gain over the window, [X, Y, Z], interpolated from a few points of it."""
