@@ -20,8 +20,8 @@ __all__ = ["Lesion", "draw_lesions", "paint_lesions"]
 MOST = 3
 """Lesions of one scan."""
 
-RADIUS_MM = (2.5, 32.0)
-"""Least and largest, small ones as often as large ones by their logarithm: from spots in the white matter to oedema."""
+RADIUS_MM = (2.0, 36.0)
+"""Least and largest, each between as likely: from spots in the white matter to oedema."""
 
 BRIGHTEST = 1.6
 """Of a lesion, in the unit of the brightest tissue of the brain: oedema in FLAIR, or what takes up contrast."""
@@ -70,8 +70,7 @@ def draw_lesions(random: torch.Generator, probability: float) -> tuple[Lesion, .
 
 
 def _draw(random: torch.Generator) -> Lesion:
-    least, largest = RADIUS_MM
-    radius = least * (largest / least) ** uniform(random, 0, 1)
+    radius = uniform(random, *RADIUS_MM)
     stretch = torch.exp(0.25 * torch.randn(3, generator=random).clamp(-1.5, 1.5))
     turn = rotation_matrix(random, 180)
     return Lesion(

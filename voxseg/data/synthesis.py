@@ -68,7 +68,7 @@ class GeneratorConfig(BaseModel):
             maps do not show.
         soft_borders: largest share of the contrast between deep grey matter and the white matter around it that is lost
             at their border, over some mm; on which side of it differs from scan to scan.
-        lesions: probability that a head has lesions, up to three of 2.5 to 32 mm in radius and of any intensity. Labels
+        lesions: probability that a head has lesions, up to three of 2 to 36 mm in radius and of any intensity. Labels
             stay those of the tissue below.
         skull_strip: probability that what is not brain is set to zero, more or less tightly; tissue that is lost so
             has no label either.
