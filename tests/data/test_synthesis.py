@@ -21,7 +21,6 @@ from voxseg.data.synthesis import GeneratorConfig, ScanGenerator
 SCHEME = LabelScheme(classes=[2, 3, 4, 10])
 PLAIN = {
     "soft_borders": 0,
-    "lesions": 0,
     "rotation_deg": 0,
     "scale": 0,
     "deformation_mm": 0,

@@ -64,7 +64,7 @@ def draw_lesions(random: torch.Generator, probability: float) -> tuple[Lesion, .
         random: generator on the CPU.
         probability: that there are any.
     """
-    if uniform(random, 0, 1) >= probability:
+    if not probability or uniform(random, 0, 1) >= probability:
         return ()
     return tuple(_draw(random) for _ in range(int(torch.randint(1, MOST + 1, (), generator=random))))
 

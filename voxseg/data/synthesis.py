@@ -103,7 +103,7 @@ class GeneratorConfig(BaseModel):
     texture: tuple[float, float] = (0.05, 0.6)
     folds: float = Field(default=0.8, ge=0, le=1)
     soft_borders: float = Field(default=0.8, ge=0, le=1)
-    lesions: float = Field(default=0.25, ge=0, le=1)
+    lesions: float = Field(default=0.0, ge=0, le=1)
     skull_strip: float = Field(default=0.5, ge=0, le=1)
     noisy_air: float = Field(default=0.75, ge=0, le=1)
     bias: float = Field(default=0.2, ge=0)
