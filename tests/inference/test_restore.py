@@ -86,7 +86,7 @@ def test_thick_slices_take_the_mean_over_their_thickness():
     matrices = [
         axis_matrix(p, n, beyond=False) for (_, p), n in zip(axis_positions(grid, scan), grid.shape, strict=True)
     ]
-    expected = torch.einsum("kabc,ia,jb,lc->kijl", evidence(probabilities), *matrices)
+    expected = torch.einsum("kabc,ia,jb,lc->kijl", probabilities, *matrices)
     assert_same_classes(restore(probabilities, grid, scan), expected)
 
 

@@ -2,7 +2,8 @@
 
 Of exclusive classes it is the logarithm of the probability that is interpolated. Across a border between two classes
 that of their ratio is about proportional to the distance from it, so that linear interpolation finds the border between
-the voxels, which probabilities, of the shape of an S, move towards the voxel that is less sure.
+the voxels, which probabilities, of the shape of an S, move towards the voxel that is less sure. Where a voxel of the
+scan holds several of the working grid it is the mean probability that counts, the share that a class has in it.
 
 `Restorer` takes the probabilities in pieces, as the windows that the network runs in become complete, so that neither
 on the working grid nor on the scan's are all classes ever held for the whole volume.
@@ -30,6 +31,9 @@ SLAB_ELEMENTS = 2**19  # voxels of a slab at the scan's resolution: a few MiB of
 
 LEAST = 1e-3
 """Probabilities below count as this one: how sure a voxel is that a class is absent must not outweigh the others."""
+
+THICK = 2.5
+"""How many times as long as those of the working grid voxels of the scan are, along some axis, that hold several."""
 
 Layout = tuple[int, int, int]
 
@@ -92,12 +96,13 @@ class Restorer:
     """The class at each voxel of the scan, from probabilities that come plane by plane.
 
     Of exclusive classes it is the one with the most `evidence`, the logarithm of the probability over `LEAST`,
-    interpolated linearly. Overlapping regions are painted one after the other, each where its linearly interpolated
-    probability is above a half.
+    interpolated linearly, or in a scan of thick slices the one with the largest mean probability. Overlapping regions
+    are painted one after the other, each where its linearly interpolated probability is above a half.
 
     Never are all classes held at the scan's resolution: only one class of one slab is, and a running maximum. A class
     is looked at only where it can win, inside the box of the voxels of the slab at which it reaches `least_probability`
-    (a half for regions): interpolation exceeds no corner. So the result is that of interpolating everything.
+    (1/K in thick slices, a half for regions): interpolation exceeds no corner. So the result is that of interpolating
+    everything.
 
     Args:
         grid: of the probabilities, as `prepare` has chosen it for the scan.
@@ -136,6 +141,7 @@ class Restorer:
         if self._way.flipped:
             self._rows = self._rows[::-1]
         self._painted, self._sink, self._progress = painted, sink, progress
+        self._by_evidence = painted is None and max(scan.spacing) < THICK * max(grid.spacing)
         self._slab = max(1, SLAB_ELEMENTS // (self._rows.shape[1] * self._rows.shape[2]))
         self._tail: Tensor | None = None  # planes that rows to come draw on, the first of them `_first`
         self._first = self._row = self._fed = 0
@@ -225,8 +231,9 @@ class Restorer:
     def _do(self, chunk: Tensor, first: int, start: int, stop: int) -> None:
         """Rows from `start` to `stop` from the planes that they draw on, which begin at `first`."""
         regions = self._painted is not None
-        chunk, least = self._way.arranged(chunk), THRESHOLD
-        if not regions:
+        chunk = self._way.arranged(chunk)
+        least = THRESHOLD if regions else 1 / len(chunk)
+        if self._by_evidence:
             chunk, least = evidence(chunk), math.log(least_probability(len(chunk)) / LEAST)
         shape = (stop - start, *self._rows.shape[1:])
         winner = torch.zeros(shape, dtype=torch.uint8, device=chunk.device)
@@ -244,10 +251,11 @@ class Restorer:
         self._rows[start:stop] = winner.cpu().numpy()
         if self._sink is not None:
             values = self._way.values(chunk, first, start, stop)
-            if not regions:
-                values.expm1_()  # back to probabilities, of which `LEAST` is taken, so that absent classes have none
+            if self._by_evidence:  # back to probabilities, of which `LEAST` is taken, so that absent classes have none
+                values.expm1_()
                 values /= values.sum(0).clamp_(min=1e-6)
-                values[0] += 1 - values.sum(0)  # what lies outside the grid is background
+            if not regions:  # what lies outside the grid is background
+                values[0] += (1 - values.sum(0)).clamp_(min=0)
             self._sink.write(*self._slices(start, stop, values.cpu().numpy()))
 
     def _slices(self, start: int, stop: int, values: NDArray[Any]) -> tuple[int, NDArray[Any]]:
