@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from voxseg.data._intensity import smooth_noise
-from voxseg.data._spatial import rotation_matrix, uniform
+from voxseg.data._spatial import ellipsoid, uniform
 
 __all__ = ["Lesion", "draw_lesions", "paint_lesions"]
 
@@ -71,12 +71,10 @@ def draw_lesions(random: torch.Generator, probability: float) -> tuple[Lesion, .
 
 def _draw(random: torch.Generator) -> Lesion:
     radius = uniform(random, *RADIUS_MM)
-    stretch = torch.exp(0.25 * torch.randn(3, generator=random).clamp(-1.5, 1.5))
-    turn = rotation_matrix(random, 180)
     return Lesion(
         place=uniform(random, 0, 1),
         radius_mm=radius,
-        shape=turn @ torch.diag(stretch / stretch.prod() ** (1 / 3)) @ turn.T,
+        shape=ellipsoid(random, 0.25),
         edge_mm=uniform(random, 0.5, 1 + 0.15 * radius),
         strength=uniform(random, 0.4, 1),
         outer=uniform(random, 0, BRIGHTEST),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from voxseg.data._phantom import Anatomy, Canvas, Head
 from voxseg.data._shapes import NoiseField, joined, within
-from voxseg.data._spatial import rotation_matrix, uniform
+from voxseg.data._spatial import ellipsoid, uniform
 
 MARGIN, RIM = 3.0, 2.5
 """mm that the oedema around the core and the enhancing rim around the necrosis have at least, give or take ripples."""
@@ -45,10 +45,7 @@ class Lesion:
 
     def __init__(self, random: torch.Generator, centre: Tensor, radius: float, enhancing: bool) -> None:
         self.centre, self.radius, self.enhancing = centre, radius, enhancing
-        stretch = torch.exp(0.16 * torch.randn(3, generator=random).clamp(-1.5, 1.5))
-        turn = rotation_matrix(random, 180)
-        # Of volume 1: the radius is that of the sphere of the same volume.
-        self._shape = turn @ torch.diag(stretch / stretch.prod() ** (1 / 3)) @ turn.T
+        self._shape = ellipsoid(random, 0.16)
         self._coarse = NoiseField(random, 3, max(radius, 12.0))
         self._fine = NoiseField(random, 1, 9.0)
         self._core_radius = radius * uniform(random, 0.45, 0.75)

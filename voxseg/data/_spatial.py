@@ -54,6 +54,18 @@ def rotation_matrix(random: torch.Generator, degrees: float) -> Tensor:
     return torch.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
 
 
+def ellipsoid(random: torch.Generator, spread: float) -> Tensor:
+    """A random symmetric matrix [3, 3] that takes an ellipsoid to the sphere of its volume.
+
+    Args:
+        random: generator on the CPU.
+        spread: deviation of the logarithm of its half axes.
+    """
+    stretch = torch.exp(spread * torch.randn(3, generator=random).clamp(-1.5, 1.5))
+    turn = rotation_matrix(random, 180)
+    return turn @ torch.diag(stretch / stretch.prod() ** (1 / 3)) @ turn.T
+
+
 def draw_displacement(
     random: torch.Generator,
     head: HeadMap,
