@@ -68,6 +68,7 @@ def train(
     import torch
 
     from voxseg.training.config import load_config
+    from voxseg.training.environment import bfloat16_in_software, select_device
     from voxseg.training.loop import train as run_training
     from voxseg.training.symmetry import broken_symmetry
 
@@ -84,6 +85,8 @@ def train(
     warning = broken_symmetry(settings)
     if warning:
         _tell(f"warning: {warning}")
+    if settings.precision == "bfloat16" and bfloat16_in_software(select_device(device)):
+        _tell("warning: precision: bfloat16 is many times slower than float32 on this processor; use float32")
     folder = output or (Path(config) if Path(config).is_dir() else Path("runs") / settings.name)
     outcome = run_training(settings, folder, device, resume)
     add_result(

@@ -102,6 +102,17 @@ def test_from_the_config_to_a_model_and_on(tmp_path: Path, config: Path, label_m
         _train(config, "--data", label_maps, "-o", run)
 
 
+@pytest.mark.parametrize(("precision", "in_software"), [("bfloat16", True), ("bfloat16", False), ("float32", True)])
+def test_a_processor_without_bfloat16_is_warned_of(
+    tmp_path: Path, config: Path, label_maps: Path, monkeypatch: pytest.MonkeyPatch, precision: str, in_software: bool
+) -> None:
+    monkeypatch.setattr("voxseg.training.environment.bfloat16_in_software", lambda device: in_software)
+    settings = ["--set", "steps=1", "--set", f"precision={precision}", "--device", "cpu", "--threads", 1]
+    output = _train(config, "--data", label_maps, "-o", tmp_path / "run", *settings)
+    warning = "warning: precision: bfloat16 is many times slower than float32 on this processor; use float32"
+    assert (warning in output) == (precision == "bfloat16" and in_software)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "Ctrl-C", 130)])
 def test_stopped(tmp_path: Path, config: Path, label_maps: Path, number: signal.Signals, name: str, code: int) -> None:

@@ -40,5 +40,12 @@ def test_a_window_that_takes_too_long_is_not_waited_for(monkeypatch):
 @pytest.mark.parametrize(("seconds", "chosen"), [(0.5, "bfloat16"), (0.95, "float32"), (2.0, "float32")])
 def test_bfloat16_has_to_be_clearly_faster(monkeypatch, seconds, chosen):
     times = {"float32": 1.0, "bfloat16": seconds}
+    monkeypatch.setattr(step_rate, "bfloat16_in_software", lambda device: False)
     monkeypatch.setattr(step_rate, "_stepper", lambda _, precision, *__: lambda *_: times[precision])
     assert step_rate.faster_precision(NETWORK, False) == chosen
+
+
+def test_bfloat16_in_software_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(step_rate, "bfloat16_in_software", lambda device: True)
+    monkeypatch.setattr(step_rate, "_stepper", lambda *_: pytest.fail("measured all the same"))
+    assert step_rate.faster_precision(NETWORK, False) == "float32"

@@ -30,6 +30,18 @@ def select_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def bfloat16_in_software(device: torch.device) -> bool:
+    """Whether bfloat16 is computed number by number there: a processor of a kind that oneDNN has no kernels for.
+
+    So on x86 without AVX-512, most laptops among them: a training step takes 15 to 25 times as long as in float32, a
+    product of matrices 70 times (benchmarks/speed_log.md).
+    """
+    if device.type != "cpu":
+        return False
+    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # as PyTorch's compiler asks; nothing public tells
+    return not supported
+
+
 def seed_everything(seed: int) -> None:
     """Seeds the global random states of Python, numpy and torch."""
     random.seed(seed)
