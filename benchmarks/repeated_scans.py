@@ -80,6 +80,8 @@ def main() -> None:
     parser.add_argument("--without", type=Path, help="labels where nothing is counted for Dice")
     parser.add_argument("--model", default="brain")
     arguments = parser.parse_args()
+    if arguments.without and not (arguments.register or arguments.aligned):
+        parser.error("--without is for Dice: give --register or --aligned too")
     predictor = Predictor(load_model(arguments.model))
     table = predictor.model.table
     first, second = (read_volume(scan) for scan in arguments.scans)

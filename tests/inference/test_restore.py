@@ -88,6 +88,12 @@ def test_thick_slices_take_the_mean_over_their_thickness():
     ]
     expected = torch.einsum("kabc,ia,jb,lc->kijl", probabilities, *matrices)
     assert_same_classes(restore(probabilities, grid, scan), expected)
+    sink = Kept(5, scan)
+    restorer = in_pieces(probabilities, grid, scan, sweep_axis(grid, scan, 2), 5, sink=sink)
+    assert np.array_equal(sink.values.argmax(0).transpose(2, 1, 0), restorer.result)
+    # The outermost slices reach beyond the grid: what it holds of them counts, not more background.
+    assert expected.sum(0).min() < 0.98
+    assert np.allclose(sink.values.transpose(0, 3, 2, 1), expected / expected.sum(0), atol=1e-4)
 
 
 @pytest.mark.parametrize("layout", [(2, 1, 0), (0, 2, 1)])

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("regions", [False, True])
 def test_a_small_window_is_timed_as_it_is(regions):
-    taken = step_rate.time_step(NETWORK, (16, 8, 16), 2, 1, "float32", CPU, regions)
+    taken = step_rate.time_step(NETWORK, (16, 8, 16), 2, 1, "float32", CPU, regions, budget=600)
     assert taken.seconds > 0
     assert not taken.scaled
 

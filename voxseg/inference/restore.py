@@ -253,8 +253,8 @@ class Restorer:
             values = self._way.values(chunk, first, start, stop)
             if self._by_evidence:  # back to probabilities, of which `LEAST` is taken, so that absent classes have none
                 values.expm1_()
+            if not regions:  # shares of what the grid holds of a voxel, as the class goes; all outside is background
                 values /= values.sum(0).clamp_(min=1e-6)
-            if not regions:  # what lies outside the grid is background
                 values[0] += (1 - values.sum(0)).clamp_(min=0)
             self._sink.write(*self._slices(start, stop, values.cpu().numpy()))
 

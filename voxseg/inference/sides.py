@@ -134,19 +134,9 @@ def find_mid_surface(
     found, known = structure_centres(classes, ids, spacing)
     if len(found) < LEAST_STRUCTURES:
         return None
-    weights = np.ones(len(found))
-    for _ in range(FITS):
-        weights /= weights.sum()
-        middle, known_middle = weights @ found, weights @ known
-        covariance = (found - middle).T @ (weights[:, None] * (known - known_middle))
-        left, sizes, right = np.linalg.svd(covariance)
-        if sizes[1] < FLATTEST_MM**2:
-            return None
-        mirror = np.sign(np.linalg.det(left) * np.linalg.det(right))
-        axes = (left @ np.diag([1.0, 1.0, mirror]) @ right).T
-        off = (found - middle) @ axes.T - (known - known_middle)
-        weights = (1 + (off**2).sum(1) / ROBUST_MM**2) ** -2
-    start = MidSurface(axes, middle - axes.T @ known_middle, np.zeros(6))
+    start = _rigid_fit(found, known)
+    if start is None:
+        return None
     return _moved_to_the_fissure(start, paired, spacing)
 
 
@@ -161,6 +151,23 @@ def header_mid_surface(grid: Geometry, paired: NDArray[np.float32]) -> MidSurfac
     where = np.argwhere(paired > 0.5)
     middle = where.mean(0) if len(where) else np.array(paired.shape) / 2
     return MidSurface((grid.affine[:3, :3] / spacing), middle * spacing, np.zeros(6))
+
+
+def _rigid_fit(found: Vector, known: Vector) -> MidSurface | None:
+    """The plane in which the centres of a mean brain lie, laid on those found, both [N, 3]; None if it is not told."""
+    weights = np.ones(len(found))
+    for _ in range(FITS):
+        weights /= weights.sum()
+        middle, known_middle = weights @ found, weights @ known
+        covariance = (found - middle).T @ (weights[:, None] * (known - known_middle))
+        left, sizes, right = np.linalg.svd(covariance)
+        if sizes[1] < FLATTEST_MM**2:
+            return None
+        mirror = np.sign(np.linalg.det(left) * np.linalg.det(right))
+        axes = (left @ np.diag([1.0, 1.0, mirror]) @ right).T
+        off = (found - middle) @ axes.T - (known - known_middle)
+        weights = (1 + (off**2).sum(1) / ROBUST_MM**2) ** -2
+    return MidSurface(axes, middle - axes.T @ known_middle, np.zeros(6))
 
 
 def _moved_to_the_fissure(surface: MidSurface, paired: NDArray[np.float32], spacing: float) -> MidSurface:
