@@ -33,8 +33,8 @@ def select_device(name: str) -> torch.device:
 def bfloat16_in_software(device: torch.device) -> bool:
     """Whether bfloat16 is computed number by number there: a processor of a kind that oneDNN has no kernels for.
 
-    So on x86 without AVX-512, most laptops among them: a training step takes 15 to 25 times as long as in float32, a
-    product of matrices 70 times (benchmarks/speed_log.md).
+    So on x86 without AVX-512, most laptops among them: a training step takes some 20 times as long as in float32
+    (benchmarks/speed_log.md).
     """
     if device.type != "cpu":
         return False
