@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import warnings
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +10,7 @@ import SimpleITK as sitk  # noqa: N813
 
 import voxseg
 from models import IDS, TWO_IMAGES, write_model
+from strict import no_warnings
 from voxseg.api import StructureVolume, VolumeTable
 from voxseg.cli.main import run
 from voxseg.data.segmentation import read_label_names
@@ -48,8 +48,7 @@ def expected(folder):
 
 @pytest.fixture(autouse=True)
 def _no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with no_warnings():
         yield
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import astuple, replace
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from strict import no_warnings
 from voxseg.data.label_scheme import LabelEntry, LabelScheme, Region
 from voxseg.evaluation.case import evaluate_case
 from voxseg.evaluation.lesions import lesion_score
@@ -38,8 +38,7 @@ def nested(seed: int, shape: tuple[int, int, int] = (20, 22, 16)) -> NDArray[np.
 
 def scores_of(prediction: NDArray[np.uint8], reference: NDArray[np.uint8], scheme: LabelScheme, **settings):
     """Scores by structure, in which a warning would be an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with no_warnings():
         scores, _ = evaluate_case(prediction, reference, SPACING, scheme, MetricSettings(**settings))
     assert [score.structure for score in scores] == [structure.name for structure in structures_of(scheme)]
     return {score.structure: score for score in scores}
