@@ -136,6 +136,8 @@ def main() -> None:
     scheme = LabelScheme(**yaml.safe_load((locate_model(arguments.model) / "config.yaml").read_text())["labels"])
     names = scheme.predicted().names
     known = list(cases(arguments.train, arguments.scan, arguments.labels, scheme))[: arguments.fitted]
+    if not known:
+        parser.error(f"{arguments.train}: no {arguments.scan} below it")
     shift = fitted([sample(before, scan, truth) for _, scan, truth in known], len(names) + 1)
     after.network = Shifted(after.network, shift)
     print(f"fitted on {', '.join(name for name, _, _ in known)}")
