@@ -86,7 +86,7 @@ def train(
     if warning:
         _tell(f"warning: {warning}")
     if settings.precision == "bfloat16" and bfloat16_in_software(select_device(device)):
-        _tell("warning: precision: bfloat16 is many times slower than float32 on this processor; use float32")
+        _tell("warning: precision: bfloat16 is many times slower here than float32; add --set precision=float32")
     folder = output or (Path(config) if Path(config).is_dir() else Path("runs") / settings.name)
     outcome = run_training(settings, folder, device, resume)
     add_result(

@@ -109,7 +109,7 @@ def test_a_processor_without_bfloat16_is_warned_of(
     monkeypatch.setattr("voxseg.training.environment.bfloat16_in_software", lambda device: in_software)
     settings = ["--set", "steps=1", "--set", f"precision={precision}", "--device", "cpu", "--threads", 1]
     output = _train(config, "--data", label_maps, "-o", tmp_path / "run", *settings)
-    warning = "warning: precision: bfloat16 is many times slower than float32 on this processor; use float32"
+    warning = "warning: precision: bfloat16 is many times slower here than float32; add --set precision=float32"
     assert (warning in output) == (precision == "bfloat16" and in_software)
 
 
