@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from real_scans import error_rows, joint_dice
+from real_scans import error_rows, joint_dice, merged
 from scipy.ndimage import gaussian_filter
 
 from voxseg.data.geometry import Geometry
@@ -92,15 +92,15 @@ class Trial:
 
     def joint(self, contrast: str, stripped: bool, thickness: float) -> Iterator[NDArray[np.int64]]:
         """Of each head the voxels by the class found and the true class, background first."""
-        sides, count = self.predictor.model.sides, len(self.predictor.model.structures)
+        count = len(self.predictor.model.structures)
         for seed, (labels, classes, geometry) in enumerate(self.heads):
             size = (*geometry.spacing[:2], max(thickness, geometry.spacing[2]))
             grid = coarsen_grid(geometry, size)
             scan = coarsen_image(painted(labels, CONTRASTS[contrast], stripped, seed), geometry, size)
             truth = coarsen_labels(classes, geometry, size)
             volume = Volume(Path("scan.nii"), noisy(scan, stripped, seed), grid, None, scan.shape)
-            found = self.predictor.segment(volume).classes
-            yield joint_counts(found if sides is None else sides.structure[found], truth, count + 1)
+            found = merged(self.predictor, self.predictor.segment(volume).classes)
+            yield joint_counts(found, truth, count + 1)
 
 
 def main() -> None:

@@ -15,13 +15,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from real_scans import dice
+from real_scans import dice, merged
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, one_hot
 
@@ -118,8 +119,7 @@ def fitted(samples: list[Sample], classes: int) -> Tensor:
 
 def scores(predictor: Predictor, scan: Volume, truth: Classes) -> NDArray[np.float64]:
     """Dice of each structure, sides as one."""
-    found, sides = predictor.segment(scan).classes, predictor.model.sides
-    return dice(found if sides is None else sides.structure[found], truth, len(predictor.model.structures))
+    return dice(merged(predictor, predictor.segment(scan).classes), truth, len(predictor.model.structures))
 
 
 def main() -> None:
@@ -135,7 +135,7 @@ def main() -> None:
     before, after = Predictor(load_model(arguments.model)), Predictor(load_model(arguments.model))
     scheme = LabelScheme(**yaml.safe_load((locate_model(arguments.model) / "config.yaml").read_text())["labels"])
     names = scheme.predicted().names
-    known = list(cases(arguments.train, arguments.scan, arguments.labels, scheme))[: arguments.fitted]
+    known = list(islice(cases(arguments.train, arguments.scan, arguments.labels, scheme), arguments.fitted))
     if not known:
         parser.error(f"{arguments.train}: no {arguments.scan} below it")
     shift = fitted([sample(before, scan, truth) for _, scan, truth in known], len(names) + 1)

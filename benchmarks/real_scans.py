@@ -58,6 +58,12 @@ def joint_dice(joint: NDArray[np.int64]) -> NDArray[np.float64]:
     return scores[1:]
 
 
+def merged(predictor: Predictor, classes: Classes) -> Classes:
+    """Both sides of a structure as one."""
+    sided = predictor.model.sides
+    return classes if sided is None else sided.structure[classes]
+
+
 def sides(ids: NDArray[np.integer]) -> NDArray[np.uint8]:
     """0 for ids without a side, 1 for left, 2 for right."""
     lookup = np.zeros(int(ids.max()) + 1, dtype=np.uint8)
@@ -112,8 +118,7 @@ class Case:
 
     def merged(self, classes: Classes) -> Classes:
         """Both sides of a structure as one."""
-        sided = self.predictor.model.sides
-        return classes if sided is None else sided.structure[classes]
+        return merged(self.predictor, classes)
 
     def score(self, scan: Volume, labels: Classes) -> NDArray[np.float64]:
         """Dice of each structure."""

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
-from real_scans import dice
+from real_scans import dice, merged
 from scipy.ndimage import binary_erosion
 
 from voxseg.data.geometry import Geometry
@@ -93,7 +93,7 @@ def explain(
     predictor: Predictor, volumes: tuple[Volume, Volume], found: tuple[Segmentation, Segmentation], laid: sitk.Transform
 ) -> None:
     """Prints what the grid takes, what the contrast, and the contrast."""
-    table, sides = predictor.model.table, predictor.model.sides
+    table = predictor.model.table
     first, second = volumes
     there = predictor.segment(as_second(first, second, laid)).classes
     grid_alone = agreement(found[0].classes, laid_on(first, second, laid, there), len(table))
@@ -101,7 +101,7 @@ def explain(
     print(f"\nfirst scan on the second one's grid, against itself: mean Dice {np.nanmean(grid_alone):.3f}")
     print(f"second scan against it on that grid: mean Dice {np.nanmean(contrast_alone):.3f}")
     print(f"{'structure':30s} {'mean':>9s} {'deviation':>9s}   of the second scan, inside")
-    structures = there if sides is None else sides.structure[there]
+    structures = merged(predictor, there)
     for k, name in enumerate(predictor.model.structures.names, start=1):
         whole = structures == k
         inside = binary_erosion(whole)
